@@ -1,0 +1,63 @@
+"""What every contract shares: frozen models, finite floats, UTC times, digests."""
+
+import hashlib
+import json
+import math
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class Input(BaseModel):
+    """What a client sends: frozen, finite, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=False)
+
+
+class Output(BaseModel):
+    """What Faultline publishes: frozen, finite, no defaults; readers ignore fields they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+def _check_norm(value: object) -> object:
+    if value in {"inf", math.inf}:
+        return "inf"
+    return value
+
+
+Norm = Annotated[Annotated[float, Field(ge=1)] | Literal["inf"], BeforeValidator(_check_norm)]
+"""The p of a norm: a number >= 1, or the string "inf"."""
+
+
+def norm_value(norm: float | Literal["inf"]) -> float:
+    """Return p as a float, infinity included."""
+    return float(norm)
+
+
+def _check_utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        message = "a time needs its zone; write it in UTC, such as 2026-01-31T12:00:00Z"
+        raise ValueError(message)
+    return value.astimezone(UTC)
+
+
+UtcTime = Annotated[datetime, AfterValidator(_check_utc)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ArtifactUri = Annotated[str, Field(pattern=r"^artifact:sha256:[0-9a-f]{64}$")]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def canonical_bytes(value: BaseModel | dict[str, Any] | list[Any]) -> bytes:
+    """Return the one JSON spelling of `value`: sorted keys, no spaces, UTF-8, shortest floats."""
+    content = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def compute_sha256(content: bytes) -> str:
+    """Return the lower-case hexadecimal sha-256 of `content`."""
+    return hashlib.sha256(content).hexdigest()

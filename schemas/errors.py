@@ -1,0 +1,198 @@
+"""The error tree: one class per situation a caller can act on. Standard library only.
+
+FaultlineError
+├── RequestError            the request cannot mean anything           4xx
+│   ├── InvalidRequest      malformed or impossible fields             422
+│   ├── BadBody             not JSON, wrong media type                 400
+│   ├── TooLarge            body over the limit                        413
+│   ├── NotFound            no such audit, artifact, route             404
+│   ├── Conflict            the state forbids it                       409
+│   ├── IdempotencyMismatch same key, other body                       422
+│   └── DigestMismatch      the bytes are not what the name says       422
+├── AuditError              the audit was accepted and cannot be done  job failed
+│   ├── ModelUnreadable     truncated, not what its format says
+│   ├── ModelRefused        readable, but not auditable as it is
+│   ├── UnsupportedOperator operators outside the table, all listed
+│   ├── ParityError         our outputs differ from the runtime's
+│   ├── NoParameters        nothing to corrupt
+│   ├── DataUnreadable      truncated, pickled, not what its format says
+│   ├── DataMismatch        columns, shapes, dtypes, labels do not fit
+│   └── ScopeError          a requested scope matches nothing
+├── LimitError              a resource ran out                         job failed
+│   ├── TimeLimit
+│   ├── MemoryLimit
+│   └── AttemptsExhausted                                              quarantined
+├── Cancelled                                                          job cancelled
+├── WorkerFault             the worker's own failure, retried elsewhere
+└── Unavailable             broker or store out of reach               503
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: what, where (JSON pointer, file or node), expected, got, and what to do."""
+
+    what: str
+    where: str = ""
+    expected: str = ""
+    got: str = ""
+    advice: str = ""
+
+
+class FaultlineError(Exception):
+    """An error that a user can read; carries every fault that was found, not only the first."""
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = faults
+        super().__init__("; ".join(fault.what for fault in faults) or self.title)
+
+
+class RequestError(FaultlineError):
+    """The request cannot be carried out as it stands."""
+
+    code, title, status = "request", "Bad request", 400
+
+
+class InvalidRequest(RequestError):
+    """Fields are malformed, unknown or impossible together."""
+
+    code, title, status = "invalid_request", "The request is not valid", 422
+
+
+class BadBody(RequestError):
+    """The body is not JSON or has another media type."""
+
+    code, title, status = "bad_body", "The body cannot be read", 400
+
+
+class TooLarge(RequestError):
+    """The body is over the configured limit."""
+
+    code, title, status = "too_large", "The body is too large", 413
+
+
+class NotFound(RequestError):
+    """There is no such audit, artifact or route, or it is not the caller's."""
+
+    code, title, status = "not_found", "Not found", 404
+
+
+class Conflict(RequestError):
+    """The audit's state does not allow this."""
+
+    code, title, status = "conflict", "The state does not allow this", 409
+
+
+class IdempotencyMismatch(RequestError):
+    """The Idempotency-Key was used before with another body."""
+
+    code, title, status = "idempotency_mismatch", "Idempotency-Key reused with another request", 422
+
+
+class DigestMismatch(RequestError):
+    """The bytes do not have the sha-256 that was promised."""
+
+    code, title, status = "digest_mismatch", "The digest does not match", 422
+
+
+class AuditError(FaultlineError):
+    """The audit cannot be done on this model and data; running it again will not help."""
+
+    code, title, status = "audit", "The audit cannot be done", 422
+
+
+class ModelUnreadable(AuditError):
+    """The model file is truncated or is not what its format says."""
+
+    code, title = "model_unreadable", "The model cannot be read"
+
+
+class ModelRefused(AuditError):
+    """The model is readable but cannot be audited as it is."""
+
+    code, title = "model_refused", "The model cannot be audited as it is"
+
+
+class UnsupportedOperator(AuditError):
+    """The model uses operators that are not in the support table; every one is listed."""
+
+    code, title = "unsupported_operator", "The model uses unsupported operators"
+
+
+class ParityError(AuditError):
+    """Our outputs differ from those of the runtime that the model is deployed in."""
+
+    code, title = "parity", "Our outputs differ from the runtime's"
+
+
+class NoParameters(AuditError):
+    """The model has no floating-point weight on a path to the loss."""
+
+    code, title = "no_parameters", "The model has no weights to corrupt"
+
+
+class DataUnreadable(AuditError):
+    """The data file is truncated, pickled or is not what its format says."""
+
+    code, title = "data_unreadable", "The data cannot be read"
+
+
+class DataMismatch(AuditError):
+    """Columns, shapes, dtypes or labels do not fit the model and objective."""
+
+    code, title = "data_mismatch", "The data does not fit the model"
+
+
+class ScopeError(AuditError):
+    """A requested scope matches no weight of the model."""
+
+    code, title = "scope", "A scope matches no weights"
+
+
+class LimitError(FaultlineError):
+    """A resource ran out."""
+
+    code, title = "limit", "A limit was reached"
+
+
+class TimeLimit(LimitError):
+    """The audit ran into its wall-clock limit."""
+
+    code, title = "time_limit", "The audit ran out of time"
+
+
+class MemoryLimit(LimitError):
+    """The audit ran into its memory limit."""
+
+    code, title = "memory_limit", "The audit ran out of memory"
+
+
+class AttemptsExhausted(LimitError):
+    """Every attempt at the audit lost its worker."""
+
+    code, title = "attempts_exhausted", "Every attempt lost its worker"
+
+
+class Cancelled(FaultlineError):
+    """The caller cancelled the audit."""
+
+    code, title, status = "cancelled", "The audit was cancelled", 409
+
+
+class WorkerFault(FaultlineError):
+    """The audit process died or said something it must not say."""
+
+    code, title = "worker_fault", "The audit process failed"
+
+
+class Unavailable(FaultlineError):
+    """The broker or a store is out of reach for the moment."""
+
+    code, title, status = "unavailable", "Temporarily unavailable", 503

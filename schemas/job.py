@@ -1,0 +1,68 @@
+"""Job: the state of one audit as the API shows it."""
+
+from typing import Literal
+
+from schemas.base import Output, UtcTime
+from schemas.problem import Problem
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "quarantined"]
+TERMINAL_STATES: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "quarantined"})
+
+
+class Progress(Output):
+    """How far the audit is: `done` of `total` passes over the data in `phase`."""
+
+    phase: str
+    done: int
+    total: int
+    eta_s: float | None
+
+
+class ReportPointer(Output):
+    """Where the report is; the digest is that of its canonical JSON bytes."""
+
+    sha256: str
+    url: str
+
+
+class VerdictPointer(Output):
+    """The verdict for the policy that came with the audit."""
+
+    outcome: Literal["pass", "warn", "fail", "inconclusive"]
+    url: str
+
+
+class Timings(Output):
+    """Seconds spent waiting and running, as far as they are known."""
+
+    queued_s: float | None
+    running_s: float | None
+
+
+class Job(Output):
+    """One audit. `revision` rises with every change and is the ETag."""
+
+    schema_version: Literal[1]
+    id: str
+    state: JobState
+    revision: int
+    created_at: UtcTime
+    started_at: UtcTime | None
+    ended_at: UtcTime | None
+    attempt: int
+    cancel_requested: bool
+    progress: Progress | None
+    request_digest: str
+    report: ReportPointer | None
+    problem: Problem | None
+    verdict: VerdictPointer | None
+    timings: Timings
+    labels: dict[str, str]
+    links: dict[str, str]
+
+
+class JobPage(Output):
+    """One page of audits, newest first; `next` is the cursor of the following page."""
+
+    items: tuple[Job, ...]
+    next: str | None

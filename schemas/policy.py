@@ -1,0 +1,130 @@
+"""Policy: the rules a report is judged by. docs/contract.md describes every field."""
+
+from datetime import date
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.base import SCHEMA_VERSION, Fraction, Input, Norm, PositiveFloat, Sha256
+
+Metric = Annotated[str, Field(min_length=1, max_length=64)]
+Text = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class RequiredSearch(Input):
+    """The least effort a report must have spent per cell."""
+
+    method: Literal["first_order", "reapplied"] | None = None
+    budget_passes_at_least: Annotated[int, Field(ge=1)] | None = None
+
+
+class RequiredClean(Input):
+    """How good the clean model must be; a chance-level model has nothing to lose."""
+
+    accuracy_at_least: Fraction | None = None
+    loss_at_most: PositiveFloat | None = None
+
+
+class Requires(Input):
+    """What a report must be before it is judged. `clean` unmet: fail; any other unmet: inconclusive."""
+
+    clean: RequiredClean | None = None
+    search: RequiredSearch | None = None
+    examples_at_least: Annotated[int, Field(ge=1)] | None = None
+    weights_audited_at_least: Fraction | None = None
+    data_sha256: Sha256 | None = None
+
+
+class Where(Input):
+    """Which findings a condition reads: fields of scope and set; `scope` is a kind or a glob on the scope's name."""
+
+    scope: Text | None = None
+    norm: Norm | None = None
+    epsilon: PositiveFloat | None = None
+    max_corrupted: Annotated[int, Field(ge=1)] | None = None
+    scale: Literal["absolute"] | None = None
+
+
+class Require(Input):
+    """One demand on each matching finding or breaking point."""
+
+    metric: Metric | None = None
+    drop_at_most: Annotated[float, Field(ge=0)] | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    loss_change_at_most: Annotated[float, Field(ge=0)] | None = None
+    breaking_point_at_least: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        on_metric = [self.drop_at_most, self.at_least, self.at_most]
+        other = [self.loss_change_at_most, self.breaking_point_at_least]
+        given = sum(value is not None for value in [*on_metric, *other])
+        if given != 1:
+            message = (
+                "give exactly one of drop_at_most, at_least, at_most (each with metric), loss_change_at_most, breaking_point_at_least"
+            )
+            raise ValueError(message)
+        if any(value is not None for value in on_metric) and self.metric is None:
+            message = "drop_at_most, at_least and at_most need a metric"
+            raise ValueError(message)
+        if self.loss_change_at_most is not None and self.metric is not None:
+            message = "loss_change_at_most is about the loss; leave metric out"
+            raise ValueError(message)
+        return self
+
+
+class Condition(Input):
+    """One rule of the gate. No matching finding makes it inconclusive."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+    where: Where = Where()
+    require: Require
+    severity: Literal["error", "warning"] = "error"
+
+
+class Regression(Input):
+    """Limits against a baseline report, matched by scope name and set."""
+
+    loss_change_ratio_at_most: PositiveFloat | None = None
+    metric_drop_increase_at_most: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        if self.loss_change_ratio_at_most is None and self.metric_drop_increase_at_most is None:
+            message = "give loss_change_ratio_at_most, metric_drop_increase_at_most or both"
+            raise ValueError(message)
+        return self
+
+
+class Waiver(Input):
+    """A named person's word that a failing condition may pass on one scope until a date."""
+
+    condition: Text
+    scope: Text | None = None
+    reason: Text
+    owner: Text
+    expires: date
+    model_sha256: Sha256 | None = None
+
+
+class Policy(Input):
+    """A gate: requirements on the report, conditions on its findings, waivers."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Text
+    requires: Requires = Requires()
+    conditions: Annotated[tuple[Condition, ...], Field(min_length=1, max_length=256)]
+    regression: Regression | None = None
+    waivers: Annotated[tuple[Waiver, ...], Field(max_length=256)] = ()
+
+    @model_validator(mode="after")
+    def _check_ids(self) -> Self:
+        ids = [condition.id for condition in self.conditions]
+        twice = sorted({name for name in ids if ids.count(name) > 1})
+        unknown = sorted({waiver.condition for waiver in self.waivers} - set(ids))
+        problems = [f"condition id {name!r} is used twice" for name in twice]
+        problems += [f"waiver names condition {name!r}, which does not exist" for name in unknown]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

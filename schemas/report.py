@@ -1,0 +1,315 @@
+"""Report: what an audit found. A pure function of its inputs: no times, ids or host names.
+
+The worker's child sends a Measurement (numbers only); the supervisor adds what it computed
+itself, the subject and the request echo, which makes the Report.
+"""
+
+from typing import Any, Literal
+
+from schemas.base import Norm, Output
+
+Kind = Literal["estimate", "lower_bound", "upper_bound"]
+Method = Literal["first_order", "reapplied"]
+StopReason = Literal["single_step", "converged", "budget", "zero_gradient", "non_finite"]
+SkipReason = Literal["no_gradient_path", "integer", "running_statistic", "not_a_weight"]
+Severity = Literal["info", "warning", "critical"]
+
+
+class ModelSubject(Output):
+    """The audited file."""
+
+    sha256: str
+    format: Literal["onnx", "torchscript"]
+    producer: str
+    opset: int | None
+    weights: int
+    size_bytes: int
+
+
+class DataSubject(Output):
+    """The data the figures are exact about."""
+
+    sha256: str
+    examples: int
+    labels_counted: int
+    sampled: bool
+
+
+class EngineSubject(Output):
+    """The engine that computed the figures."""
+
+    version: str
+
+
+class Subject(Output):
+    """What was audited, by digest."""
+
+    model: ModelSubject
+    data: DataSubject
+    request_digest: str
+    engine: EngineSubject
+
+
+class Skipped(Output):
+    """A tensor that was not audited, and why."""
+
+    name: str
+    weights: int
+    reason: SkipReason
+
+
+class Coverage(Output):
+    """How much of the model the figures speak of."""
+
+    weights_total: int
+    weights_audited: int
+    tensors_total: int
+    tensors_audited: int
+    skipped: tuple[Skipped, ...]
+
+
+class Clean(Output):
+    """The uncorrupted model on the data."""
+
+    loss: float
+    metrics: dict[str, float]
+
+
+class ScopeInfo(Output):
+    """The weights a finding is about. `kind` is model, per_module, per_tensor or named."""
+
+    kind: Literal["model", "per_module", "per_tensor", "named"]
+    name: str
+    weights: int
+
+
+class SetInfo(Output):
+    """The corruption set S(p, epsilon, n) of a finding, and its size per weight and relative to the weights."""
+
+    norm: Norm
+    epsilon: float
+    max_corrupted: int | None
+    also_asked: tuple[int | None, ...]
+    weights_corrupted: int
+    scale: Literal["absolute"]
+    change_per_weight: float
+    relative_epsilon: float | None
+
+
+class Predicted(Output):
+    """The first-order estimate of the loss change."""
+
+    loss_change: float
+    kind: Literal["estimate"]
+
+
+class NonFinite(Output):
+    """How many examples had a non-finite output or loss."""
+
+    examples: int
+
+
+class FirstOrderMetric(Output):
+    """A metric under the one-step corruption; `drop` is its deterioration, positive when worse."""
+
+    value: float | None
+    drop: float | None
+
+
+class FirstOrder(Output):
+    """The one-step corruption, applied and measured."""
+
+    loss_change: float | None
+    kind: Literal["lower_bound"]
+    metrics: dict[str, FirstOrderMetric]
+    non_finite: NonFinite | None
+
+
+class MeasuredMetric(Output):
+    """The worst value of a metric over every corruption measured in the cell, and the method that found it."""
+
+    value: float | None
+    drop: float | None
+    interval: None
+    method: Method
+
+
+class Measured(Output):
+    """The worst found in the cell: applied and measured on all of the data."""
+
+    loss_change: float | None
+    interval: None
+    kind: Literal["lower_bound"]
+    method: Method
+    metrics: dict[str, MeasuredMetric]
+    examples: int
+    non_finite: NonFinite | None
+
+
+class RandomLossChange(Output):
+    """Loss change over the random trials with a finite loss; null when there was none."""
+
+    mean: float | None
+    std: float | None
+    max: float | None
+
+
+class RandomMetric(Output):
+    """A metric over the random trials."""
+
+    worst: float | None
+    mean: float | None
+
+
+class RandomTrials(Output):
+    """Random corruptions of exactly the cell's norm and support size."""
+
+    trials: int
+    seed: int
+    non_finite_trials: int
+    loss_change: RandomLossChange
+    metrics: dict[str, RandomMetric]
+
+
+class Passes(Output):
+    """Forward and backward passes over all of the data that the cell's search spent."""
+
+    forward: int
+    backward: int
+
+
+class Finding(Output):
+    """One cell: one scope, one corruption set."""
+
+    id: str
+    scope: ScopeInfo
+    set: SetInfo
+    predicted: Predicted
+    first_order: FirstOrder
+    measured: Measured
+    random: RandomTrials | None
+    stop_reason: StopReason
+    passes: Passes
+
+
+class RankingEntry(Output):
+    """A scope's place in a ranking."""
+
+    scope: str
+    finding: str
+    loss_change: float | None
+
+
+class Ranking(Output):
+    """Scopes of one kind under one set, most vulnerable first; non-finite damage ranks highest."""
+
+    kind: Literal["per_module", "per_tensor"]
+    set: dict[str, Any]
+    by: Literal["loss_change"]
+    scopes: tuple[RankingEntry, ...]
+
+
+class Bracket(Output):
+    """`hi` was measured to cross the limit; `lo` was not found to. Only `hi` proves something."""
+
+    lo: float | None
+    hi: float | None
+
+
+class BreakingPoint(Output):
+    """The smallest epsilon at which a limit was found to be crossed."""
+
+    limit: dict[str, Any]
+    scope: str
+    set: dict[str, Any]
+    reached: bool
+    bracket: Bracket
+    observed: float | None
+    evaluations: int
+    passes: Passes
+
+
+class BestOf(Output):
+    """The median of the best eta among `trials` random directions."""
+
+    trials: int
+    median_eta: float
+
+
+class Theory(Output):
+    """Theorem 1 of Sun et al. for one scope at p = 2, n = k; docs/method.md section 4."""
+
+    scope: str
+    weights: int
+    gradient_norm: float
+    expected_eta: float
+    expected_eta_squared: float
+    best_of: tuple[BestOf, ...]
+    log10_trials_for_half: float
+    probability: float
+
+
+class Flag(Output):
+    """A doubt about the figures; docs/flags.md says what each code means and what to do."""
+
+    code: str
+    severity: Severity
+    scope: str | None
+    evidence: dict[str, Any]
+    advice: str
+
+
+class Counterexample(Output):
+    """The corruption behind a finding, as an artifact that `faultline replay` measures again."""
+
+    finding: str
+    artifact: str
+
+
+class Environment(Output):
+    """What the figures were computed with."""
+
+    device: str
+    threads: int
+    micro_batch: int
+    torch: str
+    onnxruntime: str
+    parity: float | None
+    sandbox: dict[str, bool]
+    deterministic: bool
+
+
+class Measurement(Output):
+    """All that the child measured; `counterexamples` maps finding ids to file names in its scratch folder."""
+
+    format: Literal["onnx", "torchscript"]
+    producer: str
+    opset: int | None
+    examples: int
+    labels_counted: int
+    coverage: Coverage
+    clean: Clean
+    findings: tuple[Finding, ...]
+    ranking: tuple[Ranking, ...]
+    breaking_points: tuple[BreakingPoint, ...]
+    theory: Theory | None
+    flags: tuple[Flag, ...]
+    counterexamples: dict[str, str]
+    environment: Environment
+
+
+class Report(Output):
+    """The published report."""
+
+    schema_version: Literal[1]
+    subject: Subject
+    request: dict[str, Any]
+    coverage: Coverage
+    clean: Clean
+    findings: tuple[Finding, ...]
+    ranking: tuple[Ranking, ...]
+    breaking_points: tuple[BreakingPoint, ...]
+    theory: Theory | None
+    flags: tuple[Flag, ...]
+    counterexamples: tuple[Counterexample, ...]
+    environment: Environment

@@ -1,0 +1,211 @@
+"""AuditRequest: what a client posts. docs/contract.md describes every field."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from schemas.base import (
+    SCHEMA_VERSION,
+    ArtifactUri,
+    Input,
+    Norm,
+    PositiveFloat,
+    Sha256,
+    canonical_bytes,
+    compute_sha256,
+)
+from schemas.policy import Policy
+
+MetricName = Literal["accuracy", "error_rate", "top_5", "top_5_error_rate", "perplexity", "mse"]
+Corruptible = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1, max_length=512)]
+MAX_CELLS_PER_SCOPE = 1000
+
+
+class ModelReference(Input):
+    """The model under audit."""
+
+    uri: ArtifactUri
+    format: Literal["auto", "onnx", "torchscript"] = "auto"
+    sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _check_pin(self) -> Self:
+        if self.sha256 is not None and not self.uri.endswith(self.sha256):
+            message = f"sha256 pins {self.sha256}, but uri names {self.uri}; they must be the same digest"
+            raise ValueError(message)
+        return self
+
+
+class DataReference(Input):
+    """The data the loss is measured on: arrays of one length, one row per example."""
+
+    uri: ArtifactUri
+    format: Literal["auto", "npz"] = "auto"
+    inputs: dict[Name, Name] = {}
+    target: Name = "labels"
+
+
+class Objective(Input):
+    """The loss L and the metrics; docs/method.md section 1."""
+
+    loss: Literal["cross_entropy", "mse", "bce_with_logits"] = "cross_entropy"
+    output_kind: Literal["logits", "probabilities", "log_probabilities"] = "logits"
+    ignore_index: int = -100
+    output: Annotated[int, Field(ge=0)] | Name = 0
+    metrics: tuple[MetricName, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_metrics(self) -> Self:
+        allowed = METRICS_OF_LOSS[self.loss]
+        wrong = [name for name in self.metrics or () if name not in allowed]
+        if wrong:
+            message = f"metrics {wrong} cannot be computed with loss {self.loss}; allowed are {list(allowed)}"
+            raise ValueError(message)
+        if self.metrics is not None and len(set(self.metrics)) != len(self.metrics):
+            message = "metrics lists a name twice"
+            raise ValueError(message)
+        if self.loss != "cross_entropy" and self.output_kind != "logits":
+            message = f"output_kind {self.output_kind} has a meaning only with loss cross_entropy; leave it out"
+            raise ValueError(message)
+        return self
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics to report: those asked for, else the loss's own."""
+        return self.metrics if self.metrics is not None else METRICS_OF_LOSS[self.loss][:1]
+
+
+METRICS_OF_LOSS: dict[str, tuple[str, ...]] = {
+    "cross_entropy": ("accuracy", "error_rate", "top_5", "top_5_error_rate", "perplexity"),
+    "bce_with_logits": ("accuracy", "error_rate"),
+    "mse": ("mse",),
+}
+
+
+def _check_unique(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
+    if len(set(values)) != len(values):
+        message = "lists a value twice"
+        raise ValueError(message)
+    return values
+
+
+class NormSet(Input):
+    """Corruption sets S(p, epsilon, n): every combination of epsilon and n is one cell per scope."""
+
+    norm: Norm
+    epsilon: Annotated[tuple[PositiveFloat, ...], Field(min_length=1, max_length=64), AfterValidator(_check_unique)]
+    max_corrupted: Annotated[tuple[Corruptible | None, ...], Field(min_length=1, max_length=64), AfterValidator(_check_unique)] = (None,)
+    scale: Literal["absolute"] = "absolute"
+
+
+class NamedScope(Input):
+    """A scope of the user's own: every weight whose name matches the glob `match`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+    match: Name
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if self.name in SCOPE_KINDS:
+            message = f"name {self.name!r} is the name of a scope kind; choose another"
+            raise ValueError(message)
+        return self
+
+
+SCOPE_KINDS = ("model", "per_module", "per_tensor")
+Scope = Literal["model", "per_module", "per_tensor"] | NamedScope
+
+
+class Search(Input):
+    """How to look for the worst corruption of a cell, and how hard."""
+
+    method: Literal["first_order", "reapplied"] = "reapplied"
+    budget_passes: Annotated[int, Field(ge=1, le=100_000)] = 64
+    random_trials: Annotated[int, Field(ge=0, le=10_000)] = 20
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class Limit(Input):
+    """A line that a breaking point looks for: a metric's drop, a metric's value, or a loss change."""
+
+    metric: MetricName | None = None
+    drop: PositiveFloat | None = None
+    loss_change: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.metric is None) != (self.drop is None) or (self.metric is None) == (self.loss_change is None):
+            message = 'give either {"metric": ..., "drop": ...} or {"loss_change": ...}'
+            raise ValueError(message)
+        return self
+
+
+class BreakingPointRequest(Input):
+    """Find the smallest epsilon at which `limit` is crossed; docs/method.md section 6."""
+
+    limit: Limit
+    scope: Name = "model"
+    norm: Norm = 2.0
+    scale: Literal["absolute"] = "absolute"
+    max_corrupted: Corruptible | None = None
+    range: tuple[PositiveFloat, PositiveFloat] = (1e-4, 100.0)
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.range[0] >= self.range[1]:
+            message = f"range must rise, got [{self.range[0]}, {self.range[1]}]"
+            raise ValueError(message)
+        return self
+
+
+class AuditRequest(Input):
+    """One audit: model, data, objective, corruption sets, scopes, search and, if wanted, a policy."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: ModelReference
+    data: DataReference
+    objective: Objective = Objective()
+    sets: Annotated[tuple[NormSet, ...], Field(min_length=1, max_length=64)] | None = None
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=64)] = ("model", "per_module")
+    search: Search = Search()
+    breaking_points: Annotated[tuple[BreakingPointRequest, ...], Field(max_length=16)] | None = None
+    policy: Policy | None = None
+    fresh: bool = False
+    labels: Annotated[dict[Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = {}
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        problems = [*self._find_scope_problems(), *self._find_metric_problems()]
+        cells = sum(len(entry.epsilon) * len(entry.max_corrupted) for entry in self.sets or ())
+        if cells > MAX_CELLS_PER_SCOPE:
+            problems.append(f"sets make {cells} cells per scope; at most {MAX_CELLS_PER_SCOPE} are allowed")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _find_scope_problems(self) -> list[str]:
+        names = [scope if isinstance(scope, str) else scope.name for scope in self.scopes]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        return [f"scopes lists {name!r} twice" for name in twice]
+
+    def _find_metric_problems(self) -> list[str]:
+        allowed = METRICS_OF_LOSS[self.objective.loss]
+        return [
+            f"breaking_points[{i}].limit.metric {point.limit.metric!r} cannot be computed with loss {self.objective.loss}"
+            for i, point in enumerate(self.breaking_points or ())
+            if point.limit.metric is not None and point.limit.metric not in allowed
+        ]
+
+
+NOT_IN_DIGEST = {"labels", "policy", "fresh"}
+
+
+def echo_request(request: AuditRequest) -> dict[str, Any]:
+    """Return what of the request decides the numbers, defaults filled in."""
+    return request.model_dump(mode="json", exclude=NOT_IN_DIGEST)
+
+
+def compute_request_digest(request: AuditRequest, engine_version: str) -> str:
+    """Return the sha-256 over everything that decides the report: request echo and engine version."""
+    return compute_sha256(canonical_bytes({"request": echo_request(request), "engine": engine_version}))

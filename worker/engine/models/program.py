@@ -1,0 +1,211 @@
+"""Program: one model as an ordered list of operators over named weights, run by a small interpreter.
+
+Both loaders (ONNX, TorchScript) produce a Program; everything downstream sees only this face:
+
+    program.forward(parameters, inputs) -> outputs
+
+`parameters` holds tensors for some or all weights (the others stay clean), so corruption, autograd
+and partial re-evaluation are all a matter of what is in that dictionary.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OMITTED = ""
+"""The name of an optional input that is not given (its value is None) or of an output nobody reads."""
+
+Environment = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A list of steps with formal inputs and outputs; names it does not define are the surrounding block's."""
+
+    inputs: tuple[str, ...]
+    steps: tuple["Step", ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator.
+
+    `function(*inputs, **attributes)` returns the output, or a tuple when there are several outputs.
+    A control-flow step has `blocks`; its function gets a first argument more, a tuple of callables,
+    one per block: `run(*block_inputs) -> tuple of block outputs`.
+    """
+
+    name: str
+    operator: str
+    function: Callable[..., Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    blocks: tuple[Block, ...] = ()
+    shape_only: bool = False
+    """The result depends on the inputs' shapes and dtypes, not on their values (Shape, aten::size)."""
+    dynamic_shape: bool = False
+    """The result's shape depends on values (NonZero) or the result is random: nothing after it may be cached."""
+    mutates: bool = False
+    """Writes into an input: the program is then never split, and its inputs are copied first."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """A model input. A dimension is an int, or None where any size goes."""
+
+    name: str
+    dtype: torch.dtype | None
+    shape: tuple[int | None, ...] | None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class SkippedTensor:
+    """A stored tensor that is no auditable weight; `reason` is one of schemas.report.SkipReason."""
+
+    name: str
+    weights: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model in the engine's one form.
+
+    weights: the auditable floating-point tensors under the file's own names, in stored dtype and layout.
+    constants: every other value the steps read by name (integers, running statistics, scalars, lists, strings).
+    modules: weight name -> module name (contract: the dotted prefix, or the exporter's scope).
+    """
+
+    format: str
+    producer: str
+    opset: int | None
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str, ...]
+    weights: dict[str, Tensor]
+    constants: dict[str, Any]
+    steps: tuple[Step, ...]
+    modules: dict[str, str]
+    skipped: tuple[SkippedTensor, ...] = ()
+    training: bool = False
+    """The file carries operators in training mode (dropout that drops, statistics that update)."""
+
+    def forward(self, parameters: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the whole program; weights missing from `parameters` keep their stored values."""
+        environment: Environment = {**self.constants, **self.weights, **parameters, OMITTED: None}
+        copied = self.mutates
+        for spec in self.inputs:
+            value = inputs.get(spec.name)
+            environment[spec.name] = value.clone() if copied and isinstance(value, Tensor) else value
+        run_steps(self.steps, environment, find_last_uses(self.steps, self.outputs))
+        return {name: environment[name] for name in self.outputs}
+
+    @property
+    def mutates(self) -> bool:
+        """Whether any step writes into one of its inputs."""
+        return any(step.mutates for step in walk_steps(self.steps))
+
+    def to(self, device: torch.device | str) -> "Program":
+        """Return the program with weights and constants on `device`; integers of at most 64 elements stay on the CPU."""
+        return self._map(lambda tensor: tensor if _is_small_integer(tensor) else tensor.to(device), lambda dtype: dtype)
+
+    def cast(self, dtype: torch.dtype) -> "Program":
+        """Return the program with every float32 weight, constant and dtype attribute replaced by `dtype`."""
+        return self._map(
+            lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor,
+            lambda given: dtype if given == torch.float32 else given,
+        )
+
+    def _map(self, tensor: Callable[[Tensor], Tensor], dtype: Callable[[torch.dtype], torch.dtype]) -> "Program":
+        def convert(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return tensor(value)
+            if isinstance(value, torch.dtype):
+                return dtype(value)
+            if type(value) in {list, tuple}:
+                return type(value)(convert(entry) for entry in value)
+            return value
+
+        def convert_block(block: Block) -> Block:
+            return replace(block, steps=tuple(convert_step(step) for step in block.steps))
+
+        def convert_step(step: Step) -> Step:
+            attributes = {name: convert(value) for name, value in step.attributes.items()}
+            return replace(step, attributes=attributes, blocks=tuple(convert_block(block) for block in step.blocks))
+
+        return replace(
+            self,
+            inputs=tuple(replace(spec, dtype=spec.dtype and dtype(spec.dtype)) for spec in self.inputs),
+            weights={name: tensor(value) for name, value in self.weights.items()},
+            constants={name: convert(value) for name, value in self.constants.items()},
+            steps=tuple(convert_step(step) for step in self.steps),
+        )
+
+
+def _is_small_integer(tensor: Tensor) -> bool:
+    # Shape arithmetic on the CPU costs no device synchronisation.
+    return not tensor.is_floating_point() and tensor.numel() <= 64
+
+
+def walk_steps(steps: Iterable[Step]) -> Iterable[Step]:
+    """Yield every step, those inside blocks included."""
+    for step in steps:
+        yield step
+        for block in step.blocks:
+            yield from walk_steps(block.steps)
+
+
+def find_uses(step: Step) -> tuple[str, ...]:
+    """Return every outer name that the step reads, its blocks' captured names included."""
+    names = [name for name in step.inputs if name != OMITTED]
+    for block in step.blocks:
+        defined = set(block.inputs)
+        for inner in block.steps:
+            names += [name for name in find_uses(inner) if name not in defined]
+            defined.update(inner.outputs)
+        names += [name for name in block.outputs if name not in defined]
+    return tuple(dict.fromkeys(names))
+
+
+def find_last_uses(steps: Sequence[Step], kept: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """Return, per step, the names made by these steps that nothing reads after it: they can be freed."""
+    wanted = set(kept) | {OMITTED}
+    made = {name for step in steps for name in step.outputs}
+    drops: list[tuple[str, ...]] = []
+    for step in reversed(steps):
+        dead = {name for name in (*find_uses(step), *step.outputs) if name in made and name not in wanted}
+        wanted |= dead
+        drops.append(tuple(sorted(dead)))
+    return tuple(reversed(drops))
+
+
+def run_steps(steps: Sequence[Step], environment: Environment, drops: Sequence[tuple[str, ...]]) -> None:
+    """Run `steps` in order over `environment`, freeing each name in `drops` after its last use."""
+    for step, dead in zip(steps, drops, strict=True):
+        values = [environment[name] for name in step.inputs]
+        if step.blocks:
+            runners = tuple(_bind_block(block, environment) for block in step.blocks)
+            result = step.function(runners, *values, **step.attributes)
+        else:
+            result = step.function(*values, **step.attributes)
+        if len(step.outputs) == 1:
+            environment[step.outputs[0]] = result
+        else:
+            environment.update(zip(step.outputs, result, strict=False))
+        environment[OMITTED] = None
+        for name in dead:
+            environment.pop(name, None)
+
+
+def _bind_block(block: Block, environment: Environment) -> Callable[..., tuple[Any, ...]]:
+    def run(*values: Any) -> tuple[Any, ...]:
+        inner = {**environment, **dict(zip(block.inputs, values, strict=True))}
+        run_steps(block.steps, inner, [()] * len(block.steps))
+        return tuple(inner[name] for name in block.outputs)
+
+    return run
