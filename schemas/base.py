@@ -24,7 +24,7 @@ class Output(BaseModel):
 
 
 def _check_norm(value: object) -> object:
-    if value in {"inf", math.inf}:
+    if value in ("inf", math.inf):  # a tuple: what a client sends need not be hashable
         return "inf"
     return value
 
