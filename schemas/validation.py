@@ -62,10 +62,8 @@ def explain(error: ValidationError, document: object, model: type[BaseModel] | N
     found = tuple(faults.values())
     if len(found) <= MAX_FAULTS:
         return found
-    return (
-        *found[:MAX_FAULTS],
-        Fault(what=f"{len(found) - MAX_FAULTS} more faults are not listed", advice="Correct these first."),
-    )
+    rest = Fault(what=f"{len(found) - MAX_FAULTS} more faults are not listed", advice="Correct these first.")
+    return (*found[:MAX_FAULTS], rest)
 
 
 def format_pointer(path: Path) -> str:
@@ -99,18 +97,22 @@ def _locate(loc: Path, document: object, *, missing: bool) -> tuple[Path, Path |
     """Return where `loc` points in the document; parts that are not in it name a union's alternative."""
     path: Path = ()
     union: Path | None = None
-    node = document
+    node: Any = document
     for position, part in enumerate(loc):
         is_last = position == len(loc) - 1
-        if isinstance(node, Mapping) and part in node:
-            path, node = (*path, part), node[part]
-        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
+        if _holds(node, part):
             path, node = (*path, part), node[part]
         elif is_last and missing:
             path = (*path, part)
         elif part != "[key]":
             union = path if union is None else union
     return path, union
+
+
+def _holds(node: Any, part: str | int) -> bool:  # noqa: ANN401 - any JSON value
+    if isinstance(node, Mapping):
+        return part in node
+    return isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
 
 
 def _is_consequence(issue: _Issue) -> bool:
