@@ -1,0 +1,46 @@
+"""Write a test network to a file, by each route a user would take."""
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tests.architectures.architecture import Architecture
+
+TorchScriptRoute = Literal["trace", "script", "frozen"]
+
+
+def export_torchscript(architecture: Architecture, model: nn.Module, path: Path, route: TorchScriptRoute) -> Path:
+    """Save the network traced, scripted, or traced and frozen (no parameters left, weights baked in)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit's deprecation notice and the tracer's remarks on Python values
+        module: Any
+        if route == "script":
+            module = torch.jit.script(model)
+        else:
+            # The self-check compares graphs, and nn.TransformerEncoder caches a value that changes its second trace.
+            module = torch.jit.trace(model, tuple(architecture.make_example().values()), check_trace=False)
+        if route == "frozen":
+            module = torch.jit.freeze(module.eval())
+        torch.jit.save(module, str(path))
+    return path
+
+
+def export_onnx(architecture: Architecture, model: nn.Module, path: Path) -> Path:
+    """Save the network by today's default ONNX exporter, with a dynamic batch."""
+    dynamic = {name: {0: torch.export.Dim.DYNAMIC} for name in architecture.inputs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            tuple(architecture.make_example().values()),
+            str(path),
+            input_names=list(architecture.inputs),
+            output_names=list(architecture.outputs),
+            dynamic_shapes=dynamic,
+            external_data=False,
+            verbose=False,
+        )
+    return path
