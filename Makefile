@@ -1,0 +1,86 @@
+# Faultline. Everything runs inside .venv; `make help` lists the targets.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# The first interpreter that is new enough; PYTHON=/path/to/python overrides it.
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
+          $(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench parity chaos up constraints clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.installed ## make .venv and install what Faultline runs on
+setup-dev: $(VENV)/.installed-dev ## the same with what the tests and checks need
+
+demo: $(VENV)/.installed ## audit a brittle and a sturdy model end to end, then stop everything
+	@$(BIN)/python examples/demo.py $(ARGS)
+
+test: $(VENV)/.installed-dev ## run all tests (ARGS="-k words" narrows them)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint types imports structure ## formatting, lint, types, import directions, sizes, manifests
+
+format: $(VENV)/.installed-dev ## rewrite the code in the one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.installed-dev ## formatting and lint, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev ## import directions
+	$(BIN)/lint-imports --no-logo
+
+structure: $(VENV)/.installed-dev ## sizes, house rules, documents, manifests
+	$(BIN)/python -m pytest -q tests/project -m "not slow"
+
+bench: $(VENV)/.installed-dev ## seconds per cell against the plain script
+	@$(BIN)/python -m benchmarks.sweep $(ARGS)
+
+parity: $(VENV)/.installed-dev ## how close the interpreter is on 17 architectures
+	@$(BIN)/python -m tests.worker.engine.models.parity $(ARGS)
+
+chaos: $(VENV)/.installed-dev ## kill workers and the store at random, count the reports
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+up: $(VENV)/.installed ## start the API, a worker and an embedded store (ARGS="--port 8000")
+	@$(BIN)/faultline up $(ARGS)
+
+constraints: ## refresh constraints.txt from a fresh environment
+	rm -rf $(VENV)-pin
+	$(PYTHON) -m venv $(VENV)-pin
+	$(VENV)-pin/bin/pip install --quiet 'setuptools>=80'
+	$(VENV)-pin/bin/pip install --quiet --no-build-isolation --editable '.[dev]' async-timeout
+	$(VENV)-pin/bin/python .ci/pin.py > constraints.new && mv constraints.new constraints.txt
+	rm -rf $(VENV)-pin
+
+clean: ## remove caches and build leftovers, keep .venv
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis $(VENV)-pin
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# Stamps: pip runs again only when a pin or a dependency changed.
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Faultline needs Python 3.11 or newer; found: $$(python3 --version 2>&1)." \
+	    "Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments." \
+	    "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV); the first time takes some minutes, most of them for PyTorch."
+	$(PIP) install --quiet -c constraints.txt setuptools
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[service,worker]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[dev]'
+	@touch $@
