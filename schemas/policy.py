@@ -61,9 +61,7 @@ class Require(Input):
         other = [self.loss_change_at_most, self.breaking_point_at_least]
         given = sum(value is not None for value in [*on_metric, *other])
         if given != 1:
-            message = (
-                "give exactly one of drop_at_most, at_least, at_most (each with metric), loss_change_at_most, breaking_point_at_least"
-            )
+            message = "give exactly one of drop_at_most, at_least, at_most (each with metric), loss_change_at_most, breaking_point_at_least"
             raise ValueError(message)
         if any(value is not None for value in on_metric) and self.metric is None:
             message = "drop_at_most, at_least and at_most need a metric"
@@ -81,6 +79,13 @@ class Condition(Input):
     where: Where = Where()
     require: Require
     severity: Literal["error", "warning"] = "error"
+
+    @model_validator(mode="after")
+    def _check_breaking_point(self) -> Self:
+        if self.require.breaking_point_at_least is not None and self.where.epsilon is not None:
+            message = "breaking_point_at_least is itself an epsilon; leave epsilon out of where"
+            raise ValueError(message)
+        return self
 
 
 class Regression(Input):

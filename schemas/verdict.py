@@ -44,7 +44,7 @@ class RegressionVerdict(Output):
 
     outcome: Outcome
     compared: int
-    baseline_sha256: str
+    baseline_sha256: str | None
     messages: tuple[str, ...]
 
 

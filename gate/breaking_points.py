@@ -1,0 +1,56 @@
+"""Conditions on breaking points: how far may the weights move before a limit is crossed.
+
+The search measures lower bounds of the damage, so only `hi` proves something: there the limit IS crossed.
+With the threshold t, the bracket [lo, hi] and the last epsilon e of a range that was never crossed:
+
+    hi < t                 exceeded: the limit is crossed below the threshold
+    not reached, e >= t    holds, as searched: nothing was found up to the threshold
+    not reached, e < t     undecided: nobody looked between e and the threshold
+    hi >= t, lo >= t / 1.25    holds, as searched: no crossing was found below the threshold, and the search looked
+                           to within the bracket's own resolution of it
+    hi >= t, lo < t / 1.25     undecided: between lo and the threshold nobody looked, so "nothing was found" would be
+                           said of epsilons that were never tried; also when the range starts above the threshold
+"""
+
+from gate.judgement import Judgement, State
+from gate.matching import find_kinds
+from gate.wording import name_limit, name_point, show_number
+from schemas.report import BreakingPoint, Report
+
+BRACKET_RESOLUTION = 1.25
+"""How far below the threshold the last uncrossed epsilon may lie, as a ratio."""
+
+
+def judge_point(point: BreakingPoint, threshold: float, report: Report) -> Judgement:
+    """Return whether `point` is found to lie at `threshold` or above."""
+    state, reason = _judge_reached(point, threshold) if point.reached else _judge_unreached(point, threshold)
+    shown = point.bracket.hi if point.reached else point.bracket.lo
+    kinds = find_kinds(report).get(point.scope, frozenset())
+    badness = -(shown if shown is not None else 0.0)
+    message = f"the breaking point of {name_point(point)}, for {name_limit(point)}: {reason}"
+    return Judgement(state, kinds, point.scope, None, shown, badness, message)
+
+
+def _judge_reached(point: BreakingPoint, threshold: float) -> tuple[State, str]:
+    lo, hi, wanted = point.bracket.lo, point.bracket.hi, show_number(threshold)
+    if hi is None:
+        return "undecided", "the report says that it was reached and not where. Run the audit again."
+    if hi < threshold:
+        return "exceeded", f"the limit is crossed at epsilon {show_number(hi)}; the policy wants {wanted} or more."
+    if lo is not None and lo * BRACKET_RESOLUTION >= threshold:
+        return "holds", f"no crossing was found below epsilon {show_number(hi)}; the policy wants {wanted} or more."
+    looked = (
+        f"nothing was tried between epsilon {show_number(lo)}" if lo is not None else "nothing was tried below the range's start"
+    )
+    advice = f"Audit again with a range around {wanted}, or with a larger budget."
+    return "undecided", f"{looked} and the threshold {wanted}; the limit is crossed at {show_number(hi)}. {advice}"
+
+
+def _judge_unreached(point: BreakingPoint, threshold: float) -> tuple[State, str]:
+    end, wanted = point.bracket.lo, show_number(threshold)
+    if end is None:
+        return "undecided", "the report does not say how far the search went. Run the audit again."
+    if end >= threshold:
+        return "holds", f"no crossing was found up to epsilon {show_number(end)}; the policy wants {wanted} or more."
+    advice = f"Audit again with a range that reaches {wanted}."
+    return "undecided", f"no crossing was found up to epsilon {show_number(end)}, but the policy wants {wanted}. {advice}"

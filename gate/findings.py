@@ -1,0 +1,58 @@
+"""Conditions on findings: the damage of one cell against a limit."""
+
+import math
+
+from gate.damage import Demand, describe_non_finite, find_observed, read_demand
+from gate.judgement import Judgement, State
+from gate.wording import name_cell, show_pair
+from schemas.policy import Require
+from schemas.report import Finding, Report
+
+ADVICE = "Make these weights sturdier before deploying, or waive this scope until a date; `faultline replay` measures it again."
+
+
+def judge_finding(finding: Finding, require: Require, report: Report) -> Judgement:
+    """Return whether the worst that was measured in the finding's cell keeps the demand."""
+    demand, cell = read_demand(require), name_cell(finding)
+    broken = describe_non_finite(finding)
+    if broken is not None:
+        return _judge(
+            finding, "exceeded", None, math.inf, f"a corruption of {cell} {broken}, which exceeds every limit. {ADVICE}"
+        )
+    observed = find_observed(finding, require, report.clean)
+    if observed is None:
+        message = f"the audit did not measure the {demand.figure} of {cell}. Ask for it in objective.metrics and audit again."
+        return _judge(finding, "undecided", None, math.inf, message)
+    badness = demand.compute_excess(observed)
+    if demand.is_exceeded(observed):
+        message = f"a corruption of {cell} was found that gives {_compare(demand, observed)}. {ADVICE}"
+        return _judge(finding, "exceeded", observed, badness, message)
+    doubt = find_doubt(finding, report)
+    if doubt is not None:
+        return _judge(finding, "undecided", observed, badness, f"the search on {cell} is incomplete: {doubt}")
+    message = f"the worst corruption found of {cell} gives {_compare(demand, observed)}."
+    return _judge(finding, "holds", observed, badness, message)
+
+
+def find_doubt(finding: Finding, report: Report) -> str | None:
+    """Return why the finding cannot speak for its cell, although nothing above a limit was found in it."""
+    examples = report.subject.data.examples
+    if finding.measured.examples < examples:
+        return f"it was measured on {finding.measured.examples} of {examples} examples. Audit again."
+    if finding.stop_reason == "non_finite":
+        return "the search stopped at a non-finite value and none is reported. Audit again."
+    if finding.stop_reason == "zero_gradient" and (finding.random is None or finding.random.trials == 0):
+        return (
+            "its gradient is zero, so there was no direction to search, and no random trial was made. Set search.random_trials."
+        )
+    return None
+
+
+def _judge(finding: Finding, state: State, observed: float | None, badness: float, message: str) -> Judgement:
+    return Judgement(state, frozenset({finding.scope.kind}), finding.scope.name, finding.id, observed, badness, message)
+
+
+def _compare(demand: Demand, observed: float) -> str:
+    seen, limit = show_pair(observed, demand.threshold)
+    bound = f"at least {limit} is required" if demand.from_below else f"the limit is {limit}"
+    return f"{demand.figure} {seen}; {bound}"

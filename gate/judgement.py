@@ -1,0 +1,20 @@
+"""What one finding or breaking point says about one condition."""
+
+from typing import Literal, NamedTuple
+
+State = Literal["holds", "undecided", "exceeded"]
+
+
+class Judgement(NamedTuple):
+    """The state of one match, and the sentence that says why.
+
+    kinds, scope: what a waiver's scope is compared with. badness: larger is worse, to choose which match to show.
+    """
+
+    state: State
+    kinds: frozenset[str]
+    scope: str
+    finding: str | None
+    observed: float | None
+    badness: float
+    message: str

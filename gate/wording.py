@@ -1,0 +1,72 @@
+"""How the gate speaks: numbers, sets and scopes in sentences. Names come from model files and are escaped."""
+
+import math
+from typing import Any
+
+from schemas.problem import clean_text
+from schemas.report import BreakingPoint, Finding
+
+MAX_NAME = 200
+
+
+def show_number(value: float) -> str:
+    """Return a number as a person writes it.
+
+    >>> show_number(0.1), show_number(12345678.0), show_number(0.00012344)
+    ('0.1', '1.235e+07', '0.0001234')
+    """
+    return f"{value:.4g}"
+
+
+def show_pair(observed: float, threshold: float) -> tuple[str, str]:
+    """Return two numbers with as many digits as it takes to tell them apart.
+
+    >>> show_pair(0.500001, 0.5)
+    ('0.500001', '0.5')
+    """
+    for digits in (4, 6, 9, 12, 17):
+        texts = f"{observed:.{digits}g}", f"{threshold:.{digits}g}"
+        if texts[0] != texts[1] or observed == threshold:
+            return texts
+    return repr(observed), repr(threshold)
+
+
+def name_scope(kind: str, name: str) -> str:
+    """Return what to call a scope in a sentence."""
+    return "the whole model" if kind == "model" else clean_text(name, MAX_NAME)
+
+
+def name_cell(finding: Finding) -> str:
+    """Return scope, set and id of a finding."""
+    return f"{name_scope(finding.scope.kind, finding.scope.name)} ({name_set(finding)}; finding {clean_text(finding.id, 64)})"
+
+
+def name_set(finding: Finding) -> str:
+    """Return the corruption set in words; the number of weights only where the set bounds it."""
+    given = finding.set
+    few = f" on at most {given.max_corrupted} weights" if given.max_corrupted is not None else ""
+    return f"norm {show_norm(given.norm)}, epsilon {show_number(given.epsilon)}{few}"
+
+
+def name_limit(point: BreakingPoint) -> str:
+    """Return the limit of a breaking point in words."""
+    limit = point.limit
+    if limit.get("metric") is not None:
+        return f"a {clean_text(str(limit['metric']), MAX_NAME)} drop of {_show_any(limit.get('drop'))}"
+    return f"a loss change of {_show_any(limit.get('loss_change'))}"
+
+
+def name_point(point: BreakingPoint) -> str:
+    """Return where a breaking point was looked for, in words."""
+    return f"{name_scope('model' if point.scope == 'model' else '', point.scope)} under norm {show_norm(point.set.get('norm'))}"
+
+
+def show_norm(norm: Any) -> str:
+    """Return the p of a norm as it is written in a request."""
+    if norm == math.inf:
+        return "inf"
+    return show_number(norm) if isinstance(norm, int | float) else clean_text(str(norm), MAX_NAME)
+
+
+def _show_any(value: Any) -> str:
+    return show_number(value) if isinstance(value, int | float) else "unknown size"
