@@ -3,9 +3,12 @@
 FaultlineError
 ├── RequestError            the request cannot mean anything           4xx
 │   ├── InvalidRequest      malformed or impossible fields             422
-│   ├── BadBody             not JSON, wrong media type                 400
+│   ├── BadBody             not JSON                                   400
+│   ├── UnsupportedMedia    another media type or encoding             415
 │   ├── TooLarge            body over the limit                        413
 │   ├── NotFound            no such audit, artifact, route             404
+│   ├── MethodNotAllowed    the route has other methods                405
+│   ├── NotAcceptable       no such representation                     406
 │   ├── Conflict            the state forbids it                       409
 │   ├── IdempotencyMismatch same key, other body                       422
 │   └── DigestMismatch      the bytes are not what the name says       422
@@ -67,9 +70,15 @@ class InvalidRequest(RequestError):
 
 
 class BadBody(RequestError):
-    """The body is not JSON or has another media type."""
+    """The body is not JSON."""
 
     code, title, status = "bad_body", "The body cannot be read", 400
+
+
+class UnsupportedMedia(RequestError):
+    """The body has another media type or encoding than the route takes."""
+
+    code, title, status = "unsupported_media", "The media type is not supported", 415
 
 
 class TooLarge(RequestError):
@@ -82,6 +91,18 @@ class NotFound(RequestError):
     """There is no such audit, artifact or route, or it is not the caller's."""
 
     code, title, status = "not_found", "Not found", 404
+
+
+class MethodNotAllowed(RequestError):
+    """The route exists, but not with this method."""
+
+    code, title, status = "method_not_allowed", "The method is not allowed here", 405
+
+
+class NotAcceptable(RequestError):
+    """The route has no representation of the media types that the caller accepts."""
+
+    code, title, status = "not_acceptable", "No acceptable representation", 406
 
 
 class Conflict(RequestError):

@@ -88,7 +88,7 @@ def format_spot(path: Path) -> str:
 def _read_issue(entry: Any, document: object, schema: dict[str, Any]) -> _Issue:  # noqa: ANN401 - pydantic's ErrorDetails
     path, union = _locate(entry["loc"], document, missing=entry["type"] == "missing")
     context = entry.get("ctx", {})
-    expected = _describe_expected(entry["type"], entry["msg"], context, schema)
+    expected = describe_expected(entry["type"], entry["msg"], context, schema)
     what = entry["msg"].removeprefix("Value error, ") if entry["type"] == "value_error" else ""
     return _Issue(path, union, entry["type"], expected, what, entry["input"])
 
@@ -202,7 +202,8 @@ _EXPECTED: dict[str, Callable[[Context], str]] = {
 }
 
 
-def _describe_expected(kind: str, message: str, context: Context, schema: dict[str, Any]) -> str:
+def describe_expected(kind: str, message: str, context: Context, schema: dict[str, Any]) -> str:
+    """Return in words what pydantic's error `kind` asks for."""
     if kind in {"model_type", "model_attributes_type"}:
         fields = tuple(schema.get("$defs", {}).get(context.get("class_name"), schema).get("properties", ()))
         return f"an object with the fields {', '.join(fields)}" if fields else "an object"
