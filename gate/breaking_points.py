@@ -6,9 +6,9 @@ With the threshold t, the bracket [lo, hi] and the last epsilon e of a range tha
     hi < t                 exceeded: the limit is crossed below the threshold
     not reached, e >= t    holds, as searched: nothing was found up to the threshold
     not reached, e < t     undecided: nobody looked between e and the threshold
-    hi >= t, lo >= t / 1.25    holds, as searched: no crossing was found below the threshold, and the search looked
+    hi >= t, lo >= t / 1.1     holds, as searched: no crossing was found below the threshold, and the search looked
                            to within the bracket's own resolution of it
-    hi >= t, lo < t / 1.25     undecided: between lo and the threshold nobody looked, so "nothing was found" would be
+    hi >= t, lo < t / 1.1     undecided: between lo and the threshold nobody looked, so "nothing was found" would be
                            said of epsilons that were never tried; also when the range starts above the threshold
 """
 
@@ -17,7 +17,7 @@ from gate.matching import find_kinds
 from gate.wording import name_limit, name_point, show_number
 from schemas.report import BreakingPoint, Report
 
-BRACKET_RESOLUTION = 1.25
+BRACKET_RESOLUTION = 1.1
 """How far below the threshold the last uncrossed epsilon may lie, as a ratio."""
 
 

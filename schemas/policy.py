@@ -61,7 +61,8 @@ class Require(Input):
         other = [self.loss_change_at_most, self.breaking_point_at_least]
         given = sum(value is not None for value in [*on_metric, *other])
         if given != 1:
-            message = "give exactly one of drop_at_most, at_least, at_most (each with metric), loss_change_at_most, breaking_point_at_least"
+            choices = "drop_at_most, at_least, at_most (each with metric), loss_change_at_most, breaking_point_at_least"
+            message = f"give exactly one of {choices}"
             raise ValueError(message)
         if any(value is not None for value in on_metric) and self.metric is None:
             message = "drop_at_most, at_least and at_most need a metric"

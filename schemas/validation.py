@@ -85,7 +85,7 @@ def format_spot(path: Path) -> str:
     return shown.removeprefix(".") or "the document"
 
 
-def _read_issue(entry: Any, document: object, schema: dict[str, Any]) -> _Issue:  # noqa: ANN401 - pydantic's ErrorDetails
+def _read_issue(entry: Any, document: object, schema: dict[str, Any]) -> _Issue:
     path, union = _locate(entry["loc"], document, missing=entry["type"] == "missing")
     context = entry.get("ctx", {})
     expected = describe_expected(entry["type"], entry["msg"], context, schema)
@@ -109,7 +109,7 @@ def _locate(loc: Path, document: object, *, missing: bool) -> tuple[Path, Path |
     return path, union
 
 
-def _holds(node: Any, part: str | int) -> bool:  # noqa: ANN401 - any JSON value
+def _holds(node: Any, part: str | int) -> bool:
     if isinstance(node, Mapping):
         return part in node
     return isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
