@@ -9,7 +9,7 @@ from typing import Any, Literal
 from schemas.base import Norm, Output
 
 Kind = Literal["estimate", "lower_bound", "upper_bound"]
-Method = Literal["first_order", "reapplied"]
+Method = Literal["first_order", "reapplied", "random"]
 StopReason = Literal["single_step", "converged", "budget", "zero_gradient", "non_finite"]
 SkipReason = Literal["no_gradient_path", "integer", "running_statistic", "not_a_weight"]
 Severity = Literal["info", "warning", "critical"]

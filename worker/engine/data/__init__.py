@@ -1,0 +1,1 @@
+"""Data: readers that give named arrays, one row per example."""

@@ -94,6 +94,8 @@ class Program:
     skipped: tuple[SkippedTensor, ...] = ()
     training: bool = False
     """The file carries operators in training mode (dropout that drops, statistics that update)."""
+    saved_in_training: bool = False
+    """The module was saved in training mode, but every operator follows evaluation mode now."""
 
     def forward(self, parameters: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run the whole program; weights missing from `parameters` keep their stored values."""

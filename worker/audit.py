@@ -1,0 +1,45 @@
+"""One audit from start to end: load -> admit -> search -> measure -> report. Read this file first."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from schemas.report import Measurement
+from schemas.request import AuditRequest
+from worker.breaking import find_breaking_points
+from worker.context import open_context
+from worker.engine.flags import find_chance_flags, find_model_flags
+from worker.sweep import choose_sets, sweep_scopes
+from worker.writing import write_measurement
+
+ReportProgress = Callable[[str, int, int], None]
+"""Called with (phase, done, total)."""
+
+
+@dataclass(frozen=True)
+class AuditInput:
+    """What the child is given: the request, the files as local paths, a private folder, and how to run."""
+
+    request: AuditRequest
+    model_path: Path
+    data_path: Path
+    scratch: Path
+    device: str = "cpu"
+    threads: int = 1
+    sandbox: Mapping[str, bool] = field(default_factory=dict)
+    """The confinement in force, for the report."""
+
+
+def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measurement:
+    """Measure everything the request asks for; counterexample files are left in the scratch folder.
+
+    Raises FaultlineError with every reason why the audit cannot be done.
+    """
+    report_progress("loading", 0, 1)
+    context = open_context(job)
+    flags = [*find_model_flags(context.session, context.parity), *find_chance_flags(context.session, context.clean)]
+    points = find_breaking_points(context, report_progress)
+    sets = choose_sets(job.request, points)
+    sweep = sweep_scopes(context, sets, job.scratch, report_progress)
+    report_progress("writing", 0, 1)
+    return write_measurement(context, sweep, points, (*flags, *context.flags, *sweep.flags))

@@ -1,0 +1,91 @@
+"""The breaking points that a request asks for, found with the request's own search."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from schemas.errors import ScopeError
+from schemas.request import BreakingPointRequest, Limit
+from worker.context import AuditContext
+from worker.engine.breaking_point import BreakingPointResult, Probe, find_breaking_point
+from worker.engine.corruption import CorruptionSet
+from worker.engine.scopes import Scope, describe_no_match
+from worker.engine.search import Cell, Clean, search_cells
+from worker.engine.session import Evaluator
+from worker.engine.tally import Outcome
+
+
+@dataclass(frozen=True)
+class FoundBreakingPoint:
+    """A request's breaking point and what was found."""
+
+    asked: BreakingPointRequest
+    result: BreakingPointResult
+
+
+def choose_breaking_points(context: AuditContext) -> tuple[BreakingPointRequest, ...]:
+    """Return the request's own, or the preset when no sets are given: a 5-point accuracy drop, else a doubled loss."""
+    request = context.request
+    if request.breaking_points is not None or request.sets is not None:
+        return request.breaking_points or ()
+    if "accuracy" in context.clean.metrics:
+        return (BreakingPointRequest(limit=Limit(metric="accuracy", drop=0.05)),)
+    return (BreakingPointRequest(limit=Limit(loss_change=max(context.clean.loss, 1e-6))),)
+
+
+def find_breaking_points(context: AuditContext, report_progress: Callable[[str, int, int], None]) -> tuple[FoundBreakingPoint, ...]:
+    """Search each breaking point in turn. Raises ScopeError that lists every scope without a match."""
+    asked = choose_breaking_points(context)
+    known = _find_known_scopes(context)
+    missing = [describe_no_match(f"breaking point scope {point.scope!r}", context.audited) for point in asked if point.scope not in known]
+    if missing:
+        raise ScopeError(*missing)
+    found = []
+    for index, point in enumerate(asked):
+        report_progress("breaking_points", index, len(asked))
+        found.append(FoundBreakingPoint(point, _find_one(context, point, known[point.scope])))
+    return tuple(found)
+
+
+def _find_known_scopes(context: AuditContext) -> dict[str, Scope]:
+    modules: dict[str, tuple[str, ...]] = {}
+    for name in context.audited:
+        module = context.session.program.modules[name] or name
+        modules[module] = (*modules.get(module, ()), name)
+    by_name = {name: Scope("per_tensor", name, (name,)) for name in context.audited}
+    by_name |= {name: Scope("per_module", name, tensors) for name, tensors in modules.items()}
+    by_name["model"] = Scope("model", "model", context.audited)
+    return by_name | {scope.name: scope for scope in context.scopes if scope.kind == "named"}
+
+
+def _find_one(context: AuditContext, point: BreakingPointRequest, scope: Scope) -> BreakingPointResult:
+    what, threshold = read_limit(point.limit, context.clean)
+    evaluator = Evaluator(context.session, scope.tensors)
+    gradient = context.gradient.flatten(scope.tensors)
+    settings = replace(context.settings, random_trials=0)
+    if context.gradient.is_zero(scope.tensors):
+        gradient, settings = torch.zeros_like(gradient), replace(settings, random_trials=max(1, context.settings.random_trials))
+
+    def crosses(outcome: Outcome) -> bool:
+        return context.clean.compute_damage(what, outcome) >= threshold
+
+    def probe(epsilon: float) -> Probe:
+        cell = Cell(scope, CorruptionSet(float(point.norm), epsilon, point.max_corrupted), (point.max_corrupted,))
+        [result] = search_cells(evaluator, [cell], gradient, context.clean, settings, crosses)
+        outcome = result.worst[what].outcome
+        observed = context.clean.compute_damage(what, outcome)
+        shown = None if observed == float("inf") else observed
+        return Probe(crosses(outcome), shown, result.forward, result.backward)
+
+    return find_breaking_point(probe, *point.range)
+
+
+def read_limit(limit: Limit, clean: Clean) -> tuple[str, float]:
+    """Return what is limited ("loss" or a metric) and the damage that crosses the limit."""
+    if limit.metric is None:
+        return "loss", float(limit.loss_change or 0.0)
+    if limit.metric not in clean.metrics:
+        message = f"metric {limit.metric} was not computed"
+        raise KeyError(message)
+    return limit.metric, float(limit.drop or 0.0)

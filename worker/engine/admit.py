@@ -1,0 +1,140 @@
+"""Admission: every reason why this model, this data and this objective do not go together, all at once."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from schemas.errors import AuditError, DataMismatch, Fault, ModelRefused, NoParameters
+from worker.engine.data.dataset import Dataset
+from worker.engine.models.program import InputSpec, Program
+from worker.engine.objective import Objective
+
+
+def check_model(program: Program) -> None:
+    """Raise for a model that cannot be audited with any data: training mode, fixed batch axis, no weights."""
+    faults = []
+    if program.training:
+        advice = "call model.eval() before you trace, script or export"
+        what = "the model carries operators in training mode (dropout that drops, statistics that update)"
+        faults.append(Fault(what, "/model", "a model exported in evaluation mode", "training mode", advice))
+    fixed = [spec for spec in program.inputs if spec.shape and isinstance(spec.shape[0], int)]
+    for spec in fixed:
+        advice = "export with a dynamic batch axis (dynamic_shapes, or dynamic_axes in the older exporter)"
+        what = f"the batch axis of input {spec.name!r} is fixed at {spec.shape[0] if spec.shape else 0}"
+        faults.append(Fault(what, f"/model/inputs/{spec.name}", "a symbolic first axis", str(_show_shape(spec)), advice))
+    if faults:
+        raise ModelRefused(*faults)
+    if not program.weights:
+        advice = "check that the file holds the trained weights; integer-only and weightless graphs cannot be audited"
+        raise NoParameters(
+            Fault("the model holds no floating-point weights", "/model", "at least one floating-point weight", "none", advice)
+        )
+
+
+def check_data(program: Program, dataset: Dataset, objective: Objective) -> None:
+    """Raise DataMismatch with every input or label that does not fit the model and the objective."""
+    faults = [fault for spec in program.inputs for fault in _find_input_faults(spec, dataset)]
+    if isinstance(objective.output, str) and objective.output not in program.outputs:
+        faults.append(Fault("objective.output names no output", "/objective/output", f"one of {list(program.outputs)}", objective.output))
+    elif isinstance(objective.output, int) and objective.output >= len(program.outputs):
+        what = "objective.output is beyond the last output"
+        faults.append(Fault(what, "/objective/output", f"below {len(program.outputs)}", str(objective.output)))
+    if faults:
+        raise DataMismatch(*faults)
+
+
+def check_first_batch(program: Program, dataset: Dataset, objective: Objective, micro_batch: int) -> None:
+    """Run one batch; raise DataMismatch when the model cannot run on it or its output does not fit the labels."""
+    inputs, target = next(dataset.batches(micro_batch))
+    try:
+        with torch.no_grad():
+            outputs = program.forward({}, inputs)
+        output = objective.select_output(outputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        advice = "check the shapes, dtypes and value ranges of the inputs against the model's"
+        what = "the model does not run on the first batch of the data"
+        shapes = ", ".join(f"{name}: {list(value.shape)} {value.dtype}" for name, value in inputs.items())
+        raise DataMismatch(Fault(what, "/data", "inputs that the model takes", f"{shapes}; {_first_line(error)}", advice)) from error
+    faults = list(_find_label_faults(output, target, dataset.target, objective))
+    if faults:
+        raise DataMismatch(*faults)
+
+
+def check_clean_loss(loss: float | None, non_finite: int) -> float:
+    """Return the clean loss; raise when the uncorrupted model is already non-finite on the data."""
+    if loss is None:
+        advice = "check the data for NaN and infinite values and the model for overflow"
+        what = f"the uncorrupted model gives non-finite outputs or losses on {non_finite} examples"
+        raise AuditError(Fault(what, "/data", "finite outputs and losses", "non-finite", advice))
+    return loss
+
+
+def _find_input_faults(spec: InputSpec, dataset: Dataset) -> Iterator[Fault]:
+    where = f"/data/inputs/{spec.name}"
+    if spec.name not in dataset.inputs:
+        return
+    value = dataset.inputs[spec.name]
+    if spec.dtype is not None and value.dtype != spec.dtype:
+        wanted = str(spec.dtype).removeprefix("torch.")
+        advice = f"save the array as {wanted}, for example with .astype('{wanted}')"
+        yield Fault(f"model input {spec.name!r} has another dtype", where, wanted, str(value.dtype).removeprefix("torch."), advice)
+    if spec.shape is not None and not _fits(spec.shape, tuple(value.shape)):
+        advice = "save the array in the shape that the model was exported for"
+        yield Fault(f"model input {spec.name!r} has another shape", where, _show_shape(spec), str(list(value.shape)), advice)
+    if value.is_floating_point() and not torch.isfinite(value).all():
+        bad = int((~torch.isfinite(value.flatten(1) if value.ndim > 1 else value[:, None])).any(1).sum())
+        yield Fault(f"model input {spec.name!r} holds NaN or infinite values", where, "finite numbers", f"{bad} examples", "clean the data")
+
+
+def _fits(spec: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
+    return len(spec) == len(shape) and all(want is None or want == have for want, have in zip(spec[1:], shape[1:], strict=True))
+
+
+def _show_shape(spec: InputSpec) -> str:
+    return "[" + ", ".join("any" if size is None else str(size) for size in spec.shape or ()) + "]"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]
+
+
+def _find_label_faults(output: Tensor, first: Tensor, target: Tensor, objective: Objective) -> Iterator[Fault]:
+    where, advice = "/data/labels", "check that data.target and objective.loss fit the model"
+    if not output.is_floating_point():
+        yield Fault("the output that the loss reads is not floating point", "/objective/output", "float", str(output.dtype), advice)
+    elif not objective.has_classes:
+        if output.shape != first.shape:
+            yield Fault("labels and output differ in shape", where, str(list(output.shape)), str(list(first.shape)), advice)
+        if not target.is_floating_point():
+            yield Fault(f"labels of {objective.loss} must be floating point", where, "float32", str(target.dtype), advice)
+        elif not torch.isfinite(target).all():
+            yield Fault("labels hold NaN or infinite values", where, "finite numbers", "non-finite", "clean the data")
+        elif objective.loss == "bce_with_logits" and bool(((target < 0) | (target > 1)).any()):
+            yield Fault("labels of bce_with_logits must lie in [0, 1]", where, "[0, 1]", f"[{target.min()}, {target.max()}]", advice)
+    else:
+        yield from _find_class_faults(output, first, target, objective)
+
+
+def _find_class_faults(output: Tensor, first: Tensor, target: Tensor, objective: Objective) -> Iterator[Fault]:
+    where = "/data/labels"
+    if target.is_floating_point() or target.dtype == torch.bool:
+        advice = "save class numbers as int64; one-hot labels need .argmax(-1)"
+        yield Fault("labels must be class numbers", where, "int64", str(target.dtype).removeprefix("torch."), advice)
+        return
+    if output.ndim < 2 or output.shape[:-1] != first.shape:
+        expected = f"{list(output.shape[:-1])} for outputs {list(output.shape)}, classes last"
+        yield Fault("labels and output differ in shape", where, expected, str(list(first.shape)), "give one label per row of logits")
+        return
+    counted = target[target != objective.ignore_index]
+    if counted.numel() == 0:
+        yield Fault("every label is ignored", where, f"labels other than {objective.ignore_index}", "none", "check ignore_index")
+        return
+    classes = output.shape[-1]
+    outside = (counted < 0) | (counted >= classes)
+    if bool(outside.any()):
+        got = f"{int(outside.sum())} labels outside, from {int(counted.min())} to {int(counted.max())}"
+        advice = "number classes from 0, or name the padding label in objective.ignore_index"
+        yield Fault("labels lie outside the model's classes", where, f"0 to {classes - 1}", got, advice)

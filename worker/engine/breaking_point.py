@@ -1,0 +1,61 @@
+"""Breaking point: the smallest epsilon at which a limit was found to be crossed; method section 6."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+CLOSE = 1.05
+"""The bracket is narrow enough when hi / lo is below this."""
+MAX_EVALUATIONS = 24
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One epsilon tried: whether the limit was crossed, the damage seen, and what it cost."""
+
+    crossed: bool
+    observed: float | None
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True)
+class BreakingPointResult:
+    """hi was measured to cross the limit (a proof); at lo the search did not find a crossing (no proof)."""
+
+    lo: float | None
+    hi: float | None
+    observed: float | None
+    evaluations: int
+    forward: int
+    backward: int
+
+
+def find_breaking_point(probe: Callable[[float], Probe], low: float, high: float) -> BreakingPointResult:
+    """Bisect [low, high] on a logarithmic scale.
+
+    Kind: hi is an upper end proved by measurement; lo proves nothing. Not crossed at `high`: hi is None and
+    lo is `high`. Crossed at `low`: lo is None. `observed` is the damage at hi, or at `high` when not crossed.
+
+    >>> found = find_breaking_point(lambda e: Probe(e >= 1.0, e, 1, 0), 1e-4, 100.0)
+    >>> found.lo < 1.0 <= found.hi <= 1.05 * found.lo
+    True
+    """
+    probes = {high: probe(high)}
+    if probes[high].crossed:
+        probes[low] = probe(low)
+    lo, hi = (low, high) if probes[high].crossed and not probes[low].crossed else (None, None)
+    while lo is not None and hi is not None and hi / lo > CLOSE and len(probes) < MAX_EVALUATIONS:
+        middle = math.sqrt(lo * hi)
+        probes[middle] = probe(middle)
+        lo, hi = (lo, middle) if probes[middle].crossed else (middle, hi)
+    if lo is None:
+        lo, hi = (None, low) if probes[high].crossed else (high, None)
+    return BreakingPointResult(
+        lo=lo,
+        hi=hi,
+        observed=probes[high if hi is None else hi].observed,
+        evaluations=len(probes),
+        forward=sum(entry.forward for entry in probes.values()),
+        backward=sum(entry.backward for entry in probes.values()),
+    )

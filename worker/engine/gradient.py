@@ -1,0 +1,82 @@
+"""The gradient over all data, which weights it reaches, and when it counts as zero; method sections 1 and 2."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.engine.session import Evaluator, Session
+from worker.engine.tally import Outcome
+
+ZERO_SHARE = 1e-5
+"""A gradient below this share of the typical per-example gradient is cancelled to rounding (method section 2)."""
+ROUNDING_SHARE = 1e-6
+"""A scope's gradient below this share of the whole model's typical per-example gradient is rounding too: an
+attention key bias, whose gradient is zero for every example, shows about 1e-8 in float32."""
+SAMPLED_EXAMPLES = 16
+
+
+@dataclass(frozen=True)
+class GradientInfo:
+    """Gradient of the mean loss over all data at w, by weight name, and the root mean square of its per-example norms."""
+
+    clean: Outcome
+    by_weight: dict[str, Tensor]
+    example_squares: dict[str, float]
+
+    def flatten(self, names: Sequence[str]) -> Tensor:
+        """Return the gradient of the named weights as one vector [k]."""
+        return torch.cat([self.by_weight[name].reshape(-1) for name in names])
+
+    def compute_norm(self, names: Sequence[str]) -> float:
+        """Return G for the named weights, in float64."""
+        return float(torch.linalg.vector_norm(self.flatten(names), dtype=torch.float64))
+
+    def is_zero(self, names: Sequence[str]) -> bool:
+        """Return whether the gradient of the named weights is below rounding."""
+        own = sum(self.example_squares[name] for name in names) ** 0.5
+        whole = sum(self.example_squares.values()) ** 0.5
+        return self.compute_norm(names) <= max(ZERO_SHARE * own, ROUNDING_SHARE * whole)
+
+
+def compute_gradient(session: Session, names: Sequence[str]) -> GradientInfo:
+    """Return the gradient of L(w; D) for the named weights: one forward and one backward pass over all data.
+
+    Accumulated over micro-batches in the weights' dtype; losses in float64.
+    """
+    evaluator = Evaluator(session, names)
+    zero = torch.zeros(evaluator.layout.size, dtype=torch.float64)
+    [(clean, gradient)] = evaluator.measure_with_gradient([zero])
+    pieces = evaluator.layout.split(gradient)
+    by_weight = {name: piece.view_as(session.program.weights[name]) for name, piece in pieces.items()}
+    return GradientInfo(clean, by_weight, _sample_example_squares(session, names))
+
+
+def find_reached_weights(session: Session) -> list[str]:
+    """Return the weights with a differentiable path to the loss, in the file's order."""
+    program, objective = session.program, session.objective
+    leaves = {name: weight.detach().clone().requires_grad_() for name, weight in program.weights.items()}
+    inputs, target = next(session.batches())
+    losses = objective.compute_losses(objective.select_output(program.forward(leaves, inputs)), target)
+    if not losses.requires_grad:
+        return []
+    grads = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+    return [name for name, grad in zip(leaves, grads, strict=True) if grad is not None]
+
+
+def _sample_example_squares(session: Session, names: Sequence[str]) -> dict[str, float]:
+    """Return, per weight, the mean square of the per-example gradient norm over a few evenly spaced examples."""
+    count = len(session.dataset)
+    rows = sorted({index * count // SAMPLED_EXAMPLES for index in range(SAMPLED_EXAMPLES)})
+    totals = dict.fromkeys(names, 0.0)
+    for row in rows:
+        inputs = {name: value[row : row + 1] for name, value in session.dataset.inputs.items()}
+        target = session.dataset.target[row : row + 1]
+        leaves = {name: session.program.weights[name].detach().clone().requires_grad_() for name in names}
+        output = session.objective.select_output(session.program.forward(leaves, inputs))
+        labels = max(1, int(session.objective.find_counted(target).sum()))
+        loss = session.objective.compute_losses(output, target).sum() / labels
+        for name, grad in zip(names, torch.autograd.grad(loss, list(leaves.values()), allow_unused=True), strict=True):
+            totals[name] += 0.0 if grad is None else float(torch.linalg.vector_norm(grad, dtype=torch.float64)) ** 2
+    return {name: total / len(rows) for name, total in totals.items()}

@@ -1,0 +1,85 @@
+"""Load a model of any supported format and compare its outputs with the runtime it is deployed in."""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from schemas.errors import Fault, ModelUnreadable, ParityError
+from worker.engine.models import onnx, torchscript
+from worker.engine.models.program import Program
+
+PARITY_TOLERANCE = 1e-3
+"""Largest accepted |ours - runtime's| / (1 + |runtime's|); 1e-5 is usual in float32."""
+PARITY_NEAR_LIMIT = 1e-4
+
+
+class Format(NamedTuple):
+    """A model format: how it is read, and how the runtime runs it."""
+
+    load: Callable[[Path], Program]
+    run_reference: Callable[[Path, Mapping[str, Tensor], int], dict[str, Any]]
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(onnx.load_onnx, onnx.run_reference),
+    "torchscript": Format(torchscript.load_torchscript, torchscript.run_reference),
+}
+
+
+def load_program(path: Path, model_format: str = "auto") -> Program:
+    """Read the model at `path`; `auto` tells TorchScript by its zip archive, and takes anything else for ONNX.
+
+    Raises ModelUnreadable, ModelRefused, UnsupportedOperator, each with every fault.
+    """
+    chosen = find_format(path) if model_format == "auto" else model_format
+    return FORMATS[chosen].load(path)
+
+
+def find_format(path: Path) -> str:
+    """Return the format that the file's content shows."""
+    if path.stat().st_size == 0:
+        advice = "check that the upload is complete"
+        raise ModelUnreadable(Fault("the model file is empty", "/model", "an ONNX or TorchScript file", "0 bytes", advice))
+    with path.open("rb") as file:
+        start = file.read(4)
+    return "torchscript" if start == b"PK\x03\x04" or zipfile.is_zipfile(path) else "onnx"
+
+
+def measure_parity(path: Path, program: Program, inputs: Mapping[str, Tensor], threads: int) -> float:
+    """Return the largest |ours - runtime's| / (1 + |runtime's|) over all outputs on `inputs`.
+
+    Raises ParityError above PARITY_TOLERANCE or where one side is non-finite and the other is not.
+    """
+    reference = FORMATS[program.format].run_reference(path, inputs, threads)
+    with torch.no_grad():
+        ours = program.forward({}, inputs)
+    worst = {name: _compare(ours[name], value) for name, value in reference.items() if isinstance(value, Tensor)}
+    faults = [
+        Fault(
+            what=f"output {name!r} differs from the runtime's by {difference:.3g}",
+            where=f"/model/outputs/{name}",
+            expected=f"at most {PARITY_TOLERANCE} x (1 + |value|)",
+            got=f"{difference:.6g}",
+            advice="this is a fault of Faultline or a model that is not deterministic; please report it with the model's operators",
+        )
+        for name, difference in worst.items()
+        if not difference <= PARITY_TOLERANCE
+    ]
+    if faults:
+        raise ParityError(*faults)
+    return max(worst.values(), default=0.0)
+
+
+def _compare(ours: Any, reference: Tensor) -> float:
+    if not isinstance(ours, Tensor) or ours.shape != reference.shape:
+        return float("inf")
+    mine, theirs = ours.detach().double().cpu(), reference.double().cpu()
+    if not torch.equal(torch.isfinite(mine), torch.isfinite(theirs)):
+        return float("inf")
+    finite = torch.isfinite(theirs)
+    difference = (mine - theirs).abs() / (1 + theirs.abs())
+    return float(difference[finite].max()) if finite.any() else 0.0

@@ -1,0 +1,109 @@
+"""Stored tensors: ONNX's data types and TensorProto in torch's terms."""
+
+import math
+
+import numpy as np
+import torch
+from onnx import TensorProto
+from torch import Tensor
+
+DTYPES: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.UINT8: torch.uint8,
+    TensorProto.INT8: torch.int8,
+    TensorProto.UINT16: torch.uint16,
+    TensorProto.INT16: torch.int16,
+    TensorProto.INT32: torch.int32,
+    TensorProto.INT64: torch.int64,
+    TensorProto.BOOL: torch.bool,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.DOUBLE: torch.float64,
+    TensorProto.UINT32: torch.uint32,
+    TensorProto.UINT64: torch.uint64,
+    TensorProto.COMPLEX64: torch.complex64,
+    TensorProto.COMPLEX128: torch.complex128,
+    TensorProto.BFLOAT16: torch.bfloat16,
+}
+
+_TYPED_FIELDS: dict[int, tuple[str, type[np.generic]]] = {
+    TensorProto.FLOAT: ("float_data", np.float32),
+    TensorProto.COMPLEX64: ("float_data", np.float32),
+    TensorProto.DOUBLE: ("double_data", np.float64),
+    TensorProto.COMPLEX128: ("double_data", np.float64),
+    TensorProto.INT64: ("int64_data", np.int64),
+    TensorProto.UINT32: ("uint64_data", np.uint32),
+    TensorProto.UINT64: ("uint64_data", np.uint64),
+    TensorProto.UINT8: ("int32_data", np.uint8),
+    TensorProto.INT8: ("int32_data", np.int8),
+    TensorProto.UINT16: ("int32_data", np.uint16),
+    TensorProto.INT16: ("int32_data", np.int16),
+    TensorProto.INT32: ("int32_data", np.int32),
+    TensorProto.BOOL: ("int32_data", np.bool_),
+    TensorProto.FLOAT16: ("int32_data", np.uint16),  # the bits
+    TensorProto.BFLOAT16: ("int32_data", np.uint16),  # the bits
+}
+
+
+class TensorError(Exception):
+    """The stored bytes do not fit the declared type and shape; `refused` when the type itself is not supported."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        self.refused = refused
+        super().__init__(message)
+
+
+def name_dtype(code: int) -> str:
+    """Return ONNX's name of a data type code, also for codes from the future."""
+    return TensorProto.DataType.Name(code) if code in TensorProto.DataType.values() else str(code)
+
+
+def compute_size_bytes(tensor: TensorProto) -> int:
+    """Return how many bytes the declared shape needs, before anything is allocated.
+
+    Args:
+        tensor: a stored tensor of any location.
+
+    Returns:
+        The number of elements times the bytes of one.
+
+    Raises:
+        TensorError: the type is not supported or a dimension is negative.
+    """
+    if tensor.data_type not in DTYPES:
+        message = f"tensor {tensor.name!r} has the type {name_dtype(tensor.data_type)}"
+        raise TensorError(message, refused=True)
+    if any(size < 0 for size in tensor.dims):
+        message = f"tensor {tensor.name!r} declares the shape {list(tensor.dims)}"
+        raise TensorError(message)
+    return math.prod(tensor.dims) * DTYPES[tensor.data_type].itemsize
+
+
+def read_tensor(tensor: TensorProto, raw: bytes | None = None) -> Tensor:
+    """Read a stored tensor into memory of its own.
+
+    Args:
+        tensor: the stored tensor.
+        raw: its bytes when they lie outside the file.
+
+    Returns:
+        A CPU tensor in the stored type and shape.
+
+    Raises:
+        TensorError: the type is not supported, or the stored data does not fill the declared shape exactly.
+    """
+    expected = compute_size_bytes(tensor)
+    content = raw if raw is not None else _find_content(tensor)
+    if len(content) != expected:
+        message = f"tensor {tensor.name!r} of shape {list(tensor.dims)} needs {expected} bytes, the file has {len(content)}"
+        raise TensorError(message)
+    dtype = DTYPES[tensor.data_type]
+    if expected == 0:
+        return torch.empty(tuple(tensor.dims), dtype=dtype)
+    return torch.frombuffer(bytearray(content), dtype=dtype).reshape(tuple(tensor.dims))
+
+
+def _find_content(tensor: TensorProto) -> bytes:
+    if tensor.HasField("raw_data"):
+        return tensor.raw_data
+    field, dtype = _TYPED_FIELDS[tensor.data_type]
+    return np.asarray(getattr(tensor, field)).astype(dtype).tobytes()

@@ -1,0 +1,56 @@
+"""Objective: the loss L(w; D) and the labels it counts; method section 1."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+HIGHER_IS_BETTER = frozenset({"accuracy", "top_5"})
+"""Metrics that corruption pushes down; it pushes all others up."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss over model outputs and targets, and the metrics reported beside it.
+
+    cross_entropy: outputs [B, C] or [B, T, C], targets [B] or [B, T], in nats per counted label;
+    mse and bce_with_logits: outputs and targets of one shape, mean per element.
+    """
+
+    loss: str = "cross_entropy"
+    output_kind: str = "logits"
+    ignore_index: int = -100
+    output: int | str = 0
+    metrics: tuple[str, ...] = ("accuracy",)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether targets are class numbers and the output's last axis is the classes."""
+        return self.loss == "cross_entropy"
+
+    def select_output(self, outputs: dict[str, Any]) -> Tensor:
+        """Return the output that the loss reads, by position or name."""
+        value = outputs[self.output] if isinstance(self.output, str) else list(outputs.values())[self.output]
+        if not isinstance(value, Tensor):
+            message = f"output {self.output!r} is no tensor"
+            raise TypeError(message)
+        return value
+
+    def find_counted(self, target: Tensor) -> Tensor:
+        """Return which labels count, shaped like `target`."""
+        return target != self.ignore_index if self.has_classes else torch.ones_like(target, dtype=torch.bool)
+
+    def compute_losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of every label, shaped like `target`; ignored labels give 0."""
+        if self.loss == "mse":
+            return functional.mse_loss(output, target, reduction="none")
+        if self.loss == "bce_with_logits":
+            return functional.binary_cross_entropy_with_logits(output, target, reduction="none")
+        logs = output.flatten(0, -2)
+        if self.output_kind == "logits":
+            logs = logs.log_softmax(-1)
+        elif self.output_kind == "probabilities":
+            logs = logs.log()
+        return functional.nll_loss(logs, target.flatten(), reduction="none", ignore_index=self.ignore_index).view(target.shape)

@@ -1,0 +1,82 @@
+"""Open a session: read the model and the data, refuse what does not fit, compare with the runtime."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine.admit import check_data, check_first_batch, check_model
+from worker.engine.data.dataset import Dataset
+from worker.engine.data.npz import load_npz
+from worker.engine.models.load import load_program, measure_parity
+from worker.engine.models.program import OMITTED, Program, run_steps
+from worker.engine.objective import Objective
+from worker.engine.session import Session
+
+ACTIVATION_BYTES = 64 * 2**20
+LARGEST_MICRO_BATCH = 256
+PARITY_EXAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session on its device, and how far our outputs are from the runtime's on the first examples."""
+
+    session: Session
+    parity: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to open: files, formats, which array feeds which input, and where and how to run."""
+
+    model_path: Path
+    data_path: Path
+    objective: Objective = Objective()
+    model_format: str = "auto"
+    columns: tuple[tuple[str, str], ...] = ()
+    target: str = "labels"
+    device: str = "cpu"
+    threads: int = 1
+    micro_batch: int | None = None
+
+
+def fix_numerics(threads: int) -> None:
+    """Make the process repeat itself bit for bit: fixed threads, deterministic kernels, no TF32."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+
+
+def open_session(source: Source) -> Opened:
+    """Load, admit and compare; raise a FaultlineError that names every reason why this cannot be audited."""
+    fix_numerics(source.threads)
+    program = load_program(source.model_path, source.model_format)
+    check_model(program)
+    names = [spec.name for spec in program.inputs if not spec.optional or spec.name in dict(source.columns)]
+    dataset = load_npz(source.data_path, dict(source.columns), source.target, names)
+    check_data(program, dataset, source.objective)
+    check_first_batch(program, dataset, source.objective, 1)
+    micro_batch = source.micro_batch or choose_micro_batch(program, dataset)
+    check_first_batch(program, dataset, source.objective, micro_batch)
+    few, _ = next(dataset.batches(min(micro_batch, PARITY_EXAMPLES)))
+    parity = measure_parity(source.model_path, program, few, source.threads)
+    session = Session(program, dataset, source.objective, micro_batch)
+    return Opened(session.to(source.device), parity)
+
+
+def choose_micro_batch(program: Program, dataset: Dataset) -> int:
+    """Return the power of two of examples whose activations fit ACTIVATION_BYTES, from the bytes of one example."""
+    inputs, _ = next(dataset.batches(1))
+    environment: dict[str, Any] = {**program.constants, **program.weights, OMITTED: None}
+    known = set(environment)
+    environment.update({spec.name: inputs.get(spec.name) for spec in program.inputs})
+    with torch.no_grad():
+        run_steps(program.steps, environment, [()] * len(program.steps))
+    size = sum(value.nbytes for name, value in environment.items() if name not in known and isinstance(value, Tensor))
+    fitting = max(1, min(ACTIVATION_BYTES // max(1, size), LARGEST_MICRO_BATCH))
+    return 1 << (int(fitting).bit_length() - 1)

@@ -1,0 +1,101 @@
+"""Scopes: which weights are corrupted together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from schemas.errors import Fault, ScopeError
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The weights named in `tensors`, corrupted as one vector of length k."""
+
+    kind: str
+    name: str
+    tensors: tuple[str, ...]
+
+
+class NamePattern(NamedTuple):
+    """A scope asked for by glob."""
+
+    name: str
+    match: str
+
+
+def find_scopes(asked: Sequence[str | NamePattern], weights: Sequence[str], modules: Mapping[str, str]) -> list[Scope]:
+    """Return the scopes for `model`, `per_module`, `per_tensor` and name patterns, in the file's order of weights.
+
+    A pattern matches weight names or module names. Raises ScopeError that lists every pattern without a match.
+    """
+    scopes: list[Scope] = []
+    faults: list[Fault] = []
+    for entry in asked:
+        if entry == "model":
+            scopes.append(Scope("model", "model", tuple(weights)))
+        elif entry == "per_tensor":
+            scopes += [Scope("per_tensor", name, (name,)) for name in weights]
+        elif entry == "per_module":
+            scopes += [Scope("per_module", name, tensors) for name, tensors in _group_by_module(weights, modules).items()]
+        elif isinstance(entry, NamePattern):
+            matched = tuple(name for name in weights if fnmatchcase(name, entry.match) or fnmatchcase(modules[name], entry.match))
+            if matched:
+                scopes.append(Scope("named", entry.name, matched))
+            else:
+                faults.append(describe_no_match(f"scope {entry.name!r} with pattern {entry.match!r}", weights))
+    if faults:
+        raise ScopeError(*faults)
+    return scopes
+
+
+def describe_no_match(what: str, weights: Sequence[str]) -> Fault:
+    """Return the fault for a scope that matches nothing."""
+    shown = ", ".join(weights[:20]) + (f" and {len(weights) - 20} more" if len(weights) > 20 else "")
+    return Fault(
+        what=f"{what} matches no weight",
+        where="/scopes",
+        expected="a pattern or name that matches at least one audited weight or module",
+        got=f"weights: {shown}",
+        advice="patterns are globs over the stored weight names and the module names, such as blocks.*.attn.*",
+    )
+
+
+def _group_by_module(weights: Sequence[str], modules: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    groups: dict[str, list[str]] = {}
+    for name in weights:
+        groups.setdefault(modules[name] or name, []).append(name)
+    return {module: tuple(names) for module, names in groups.items()}
+
+
+class Layout:
+    """Turns the tensors of a scope into one vector [k] and back."""
+
+    def __init__(self, weights: Mapping[str, Tensor], names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._clean = {name: weights[name] for name in names}
+        self._sizes = [self._clean[name].numel() for name in names]
+
+    @property
+    def size(self) -> int:
+        """k, the number of weights in the scope."""
+        return sum(self._sizes)
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the scope's tensors as one vector [k], in the order of `names`."""
+        return torch.cat([tensors[name].reshape(-1) for name in self.names])
+
+    def apply(self, corruption: Tensor) -> dict[str, Tensor]:
+        """Return w + a as new tensors, computed in the weights' dtype; the clean weights are untouched."""
+        pieces = corruption.split(self._sizes)
+        return {
+            name: clean + piece.to(clean.device, clean.dtype).view(clean.shape)
+            for (name, clean), piece in zip(self._clean.items(), pieces, strict=True)
+        }
+
+    def split(self, corruption: Tensor) -> dict[str, Tensor]:
+        """Return the vector's pieces, flat, by tensor name."""
+        return dict(zip(self.names, corruption.split(self._sizes), strict=True))

@@ -1,0 +1,108 @@
+"""Write what was measured in the contract's form."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import onnxruntime
+import torch
+
+from schemas import report
+from schemas.request import BreakingPointRequest
+from worker.breaking import FoundBreakingPoint
+from worker.context import AuditContext
+from worker.engine.corruption import CorruptionSet
+from worker.engine.flags import RaisedFlag
+from worker.engine.theory import compute_random_theory
+from worker.findings import build_rankings, describe_set
+from worker.sweep import Sweep
+
+
+def write_measurement(
+    context: AuditContext, sweep: Sweep, points: Sequence[FoundBreakingPoint], flags: Sequence[RaisedFlag]
+) -> report.Measurement:
+    """Return everything the child measured, as the supervisor will check it."""
+    program = context.session.program
+    return report.Measurement(
+        format=cast("Any", program.format),
+        producer=program.producer,
+        opset=program.opset,
+        examples=len(context.session.dataset),
+        labels_counted=context.session.labels_counted,
+        coverage=_build_coverage(context),
+        clean=report.Clean(loss=context.clean.loss, metrics=context.clean.metrics),
+        findings=tuple(sweep.findings),
+        ranking=build_rankings(sweep.findings),
+        breaking_points=tuple(_build_breaking_point(point) for point in points),
+        theory=_build_theory(context),
+        flags=tuple(_build_flag(flag) for flag in flags),
+        counterexamples=sweep.counterexamples,
+        environment=_build_environment(context),
+    )
+
+
+def _build_coverage(context: AuditContext) -> report.Coverage:
+    weights = context.session.program.weights
+    unreached = [name for name in weights if name not in context.audited]
+    skipped = [report.Skipped(name=name, weights=weights[name].numel(), reason="no_gradient_path") for name in unreached]
+    skipped += [
+        report.Skipped(name=entry.name, weights=entry.weights, reason=cast("report.SkipReason", entry.reason))
+        for entry in context.session.program.skipped
+    ]
+    return report.Coverage(
+        weights_total=sum(weight.numel() for weight in weights.values()),
+        weights_audited=sum(weights[name].numel() for name in {name for scope in context.scopes for name in scope.tensors}),
+        tensors_total=len(weights),
+        tensors_audited=len({name for scope in context.scopes for name in scope.tensors}),
+        skipped=tuple(skipped),
+    )
+
+
+def _build_breaking_point(point: FoundBreakingPoint) -> report.BreakingPoint:
+    asked: BreakingPointRequest = point.asked
+    result = point.result
+    chosen = CorruptionSet(float(asked.norm), 1.0, asked.max_corrupted)
+    return report.BreakingPoint(
+        limit=asked.limit.model_dump(mode="json", exclude_none=True),
+        scope=asked.scope,
+        set={name: value for name, value in describe_set(chosen).items() if name != "epsilon"} | {"range": list(asked.range)},
+        reached=result.hi is not None,
+        bracket=report.Bracket(lo=result.lo, hi=result.hi),
+        observed=result.observed,
+        evaluations=result.evaluations,
+        passes=report.Passes(forward=result.forward, backward=result.backward),
+    )
+
+
+def _build_theory(context: AuditContext) -> report.Theory | None:
+    weights = sum(context.session.program.weights[name].numel() for name in context.audited)
+    theory = compute_random_theory(weights, context.gradient.compute_norm(context.audited))
+    best = tuple(report.BestOf(trials=trials, median_eta=eta) for trials, eta in theory.best_of.items())
+    return report.Theory(
+        scope="model",
+        weights=theory.weights,
+        gradient_norm=theory.gradient_norm,
+        expected_eta=theory.expected_eta,
+        expected_eta_squared=theory.expected_eta_squared,
+        best_of=best,
+        log10_trials_for_half=theory.log10_trials_for_half,
+        probability=theory.probability,
+    )
+
+
+def _build_flag(flag: RaisedFlag) -> report.Flag:
+    return report.Flag(
+        code=flag.code, severity=cast("report.Severity", flag.severity), scope=flag.scope, evidence=flag.evidence, advice=flag.advice
+    )
+
+
+def _build_environment(context: AuditContext) -> report.Environment:
+    return report.Environment(
+        device=context.job.device,
+        threads=context.job.threads,
+        micro_batch=context.session.micro_batch,
+        torch=torch.__version__,
+        onnxruntime=onnxruntime.__version__,
+        parity=context.parity,
+        sandbox=dict(context.job.sandbox),
+        deterministic=True,
+    )
