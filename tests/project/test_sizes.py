@@ -1,0 +1,112 @@
+import ast
+import hashlib
+import re
+from pathlib import Path
+
+from tests.project.tree import ROOT, YARDSTICK, list_files, list_package_files, list_python_files, parse, show, walk_functions
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+MAX_ENGINE_LINES = 3500
+OPERATOR_TABLES = ("worker/engine/models/onnx/operators", "worker/engine/models/torchscript/operators")
+EMPTY_WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
+YARDSTICK_SHA256 = "523bbcfffc124f6596cf03cee5779bad33d0208fbcc52d9c43e14e894ba8809e"
+TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".lua", ".json", ".sh", ".svg", ""}
+# Split so that this file does not hold what it looks for.
+UNFINISHED = re.compile("TO" + r"DO|FIX" + "ME|XX" + "X")
+MACHINE_PATHS = re.compile("/(home|Users|root|" + r"work)/\w")
+CHECKING_CALLS = re.compile(r"^(assert_|check_|expect_|raises$|warns$|fail$)")
+
+
+def count_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def list_texts() -> list[Path]:
+    return [path for path in list_files() if path.suffix in TEXT]
+
+
+def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+    assert {show(path): lines for path in list_python_files() if (lines := count_lines(path)) > MAX_FILE_LINES} == {}
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = {
+        f"{show(path)}:{node.name}": lines
+        for path in list_python_files()
+        for node in walk_functions(path)
+        if (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
+    }
+    assert long == {}
+
+
+def test_the_engine_without_operator_tables_stays_small() -> None:
+    files = [path for path in list_package_files("worker") if show(path).startswith("worker/engine/")]
+    lines = sum(count_lines(path) for path in files if not show(path).startswith(OPERATOR_TABLES))
+    assert 0 < lines < MAX_ENGINE_LINES
+
+
+def test_module_names_say_what_is_inside() -> None:
+    named = [(path, part) for path in list_python_files() for part in path.relative_to(ROOT).with_suffix("").parts]
+    assert [show(path) for path, part in named if EMPTY_WORDS & set(part.split("_"))] == []
+
+
+def test_nothing_is_left_unfinished() -> None:
+    assert [show(path) for path in list_texts() if UNFINISHED.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    assert [show(path) for path in list_texts() if MACHINE_PATHS.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_yardstick_is_the_one_that_was_given() -> None:
+    assert hashlib.sha256(YARDSTICK.read_bytes()).hexdigest() == YARDSTICK_SHA256
+
+
+def test_every_test_checks_something() -> None:
+    tests = [
+        (path, node)
+        for path in list_package_files("tests")
+        if path.name.startswith("test_")
+        for node in walk_functions(path)
+        if node.name.startswith("test_")
+    ]
+    assert tests
+    assert [f"{show(path)}:{node.name}" for path, node in tests if not checks_something(node, path)] == []
+
+
+def test_no_test_is_skipped_or_expected_to_fail() -> None:
+    forbidden = {"skip", "skipif", "xfail", "importorskip"}
+    used = [
+        f"{show(path)}:{node.lineno}"
+        for path in list_package_files("tests")
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Attribute) and node.attr in forbidden
+    ]
+    assert used == []
+
+
+def checks_something(test: ast.AST, path: Path) -> bool:
+    """Tell whether a test asserts, itself or in a function of its own file that it calls."""
+    own = {node.name: node for node in walk_functions(path)}
+    seen: set[str] = set()
+    queue = [test]
+    while queue:
+        for node in ast.walk(queue.pop()):
+            if isinstance(node, ast.Assert):
+                return True
+            if isinstance(node, ast.Call):
+                name = find_name(node)
+                if CHECKING_CALLS.match(name):
+                    return True
+                if name in own and name not in seen:
+                    seen.add(name)
+                    queue.append(own[name])
+    return False
+
+
+def find_name(call: ast.Call) -> str:
+    """Return the last part of the called name."""
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr
+    return call.func.id if isinstance(call.func, ast.Name) else ""
