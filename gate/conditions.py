@@ -15,19 +15,21 @@ from schemas.verdict import ConditionVerdict, Outcome
 def judge_condition(condition: Condition, report: Report, waivers: ActiveWaivers) -> ConditionVerdict:
     """Return the outcome of one condition: the worst over everything that it reads, after waivers."""
     judgements = _judge_matches(condition, report)
-    waived = {i: waiver for i, one in enumerate(judgements) if (waiver := _find_waiver(condition, one, waivers)) is not None}
-    standing = [one for i, one in enumerate(judgements) if i not in waived]
+    granted = {i: waiver for i, one in enumerate(judgements) if (waiver := _find_waiver(condition, one, waivers)) is not None}
+    standing = [one for i, one in enumerate(judgements) if i not in granted]
     exceeded = [one for one in standing if one.state == "exceeded"]
     undecided = [one for one in standing if one.state == "undecided"]
+    matched, waived = len(judgements), tuple(dict.fromkeys(granted.values()))
     if exceeded:
         outcome: Outcome = "warn" if condition.severity == "warning" else "fail"
-        return _build_verdict(condition, outcome, exceeded, judgements)
+        return _build_verdict(condition, outcome, exceeded, matched, _say_besides(waived, len(granted)))
     if undecided:
-        return _build_verdict(condition, "inconclusive", undecided, judgements)
-    if waived:
-        return _build_verdict(condition, "warn", [judgements[i] for i in waived], judgements, tuple(waived.values()))
+        return _build_verdict(condition, "inconclusive", undecided, matched, _say_besides(waived, len(granted)))
+    if granted:
+        verdict = _build_verdict(condition, "warn", [judgements[i] for i in granted], matched, f" Waived by {_name(waived)}.")
+        return verdict.model_copy(update={"waived_by": ", ".join(dict.fromkeys(waiver.owner for waiver in waived))})
     if judgements:
-        return _build_verdict(condition, "pass", judgements, judgements)
+        return _build_verdict(condition, "pass", judgements, matched)
     return _build_no_match(condition)
 
 
@@ -59,35 +61,31 @@ def _find_waiver(condition: Condition, judgement: Judgement, waivers: ActiveWaiv
 
 
 def _build_verdict(
-    condition: Condition,
-    outcome: Outcome,
-    deciding: Sequence[Judgement],
-    judgements: Sequence[Judgement],
-    waivers: Sequence[Waiver] = (),
+    condition: Condition, outcome: Outcome, deciding: Sequence[Judgement], matched: int, addition: str = ""
 ) -> ConditionVerdict:
     worst = max(deciding, key=lambda judgement: judgement.badness)
-    owners = ", ".join(dict.fromkeys(waiver.owner for waiver in waivers)) or None
+    sentence = worst.message[:1].upper() + worst.message[1:]
+    if len(deciding) > 1 and worst.state != "holds":
+        sentence += f" The same goes for {len(deciding) - 1} more of the {matched} that the condition reads."
     return ConditionVerdict(
         id=condition.id,
         outcome=outcome,
         finding=worst.finding,
         scope=worst.scope,
-        matched=len(judgements),
+        matched=matched,
         observed=worst.observed,
         threshold=read_threshold(condition.require),
-        waived_by=owners,
-        message=_say(worst, len(deciding), len(judgements), waivers),
+        waived_by=None,
+        message=sentence + addition,
     )
 
 
-def _say(worst: Judgement, deciding: int, matched: int, waivers: Sequence[Waiver]) -> str:
-    sentence = worst.message[:1].upper() + worst.message[1:]
-    if waivers:
-        named = "; ".join(dict.fromkeys(f"{waiver.owner} until {waiver.expires} ({waiver.reason})" for waiver in waivers))
-        return f"{sentence} Waived by {named}."
-    if deciding > 1 and worst.state != "holds":
-        return f"{sentence} The same holds for {deciding - 1} more of the {matched} that the condition reads."
-    return sentence
+def _say_besides(waived: Sequence[Waiver], count: int) -> str:
+    return f" Besides, {count} failing match(es) are waived by {_name(waived)}." if waived else ""
+
+
+def _name(waivers: Sequence[Waiver]) -> str:
+    return "; ".join(f"{waiver.owner} until {waiver.expires} ({waiver.reason})" for waiver in waivers)
 
 
 def _build_no_match(condition: Condition) -> ConditionVerdict:

@@ -4,7 +4,7 @@ import math
 
 from gate.damage import Demand, describe_non_finite, find_observed, read_demand
 from gate.judgement import Judgement, State
-from gate.wording import name_cell, show_pair
+from gate.wording import add_article, name_cell, show_pair
 from schemas.policy import Require
 from schemas.report import Finding, Report
 
@@ -55,4 +55,4 @@ def _judge(finding: Finding, state: State, observed: float | None, badness: floa
 def _compare(demand: Demand, observed: float) -> str:
     seen, limit = show_pair(observed, demand.threshold)
     bound = f"at least {limit} is required" if demand.from_below else f"the limit is {limit}"
-    return f"{demand.figure} {seen}; {bound}"
+    return f"{add_article(demand.figure)} of {seen}; {bound}"

@@ -31,6 +31,15 @@ def show_pair(observed: float, threshold: float) -> tuple[str, str]:
     return repr(observed), repr(threshold)
 
 
+def add_article(name: str) -> str:
+    """Return a figure's name with its article.
+
+    >>> add_article("accuracy drop"), add_article("loss change")
+    ('an accuracy drop', 'a loss change')
+    """
+    return f"an {name}" if name[:1] in "aeio" else f"a {name}"
+
+
 def name_scope(kind: str, name: str) -> str:
     """Return what to call a scope in a sentence."""
     return "the whole model" if kind == "model" else clean_text(name, MAX_NAME)
@@ -52,7 +61,7 @@ def name_limit(point: BreakingPoint) -> str:
     """Return the limit of a breaking point in words."""
     limit = point.limit
     if limit.get("metric") is not None:
-        return f"a {clean_text(str(limit['metric']), MAX_NAME)} drop of {_show_any(limit.get('drop'))}"
+        return f"{add_article(clean_text(str(limit['metric']), MAX_NAME))} drop of {_show_any(limit.get('drop'))}"
     return f"a loss change of {_show_any(limit.get('loss_change'))}"
 
 
