@@ -17,7 +17,7 @@ def dual_norm(vector: Tensor, p: float) -> float:
     if math.isinf(p):
         return math.fsum(entries)
     q = p / (p - 1)
-    return math.fsum(x**q for x in entries) ** (1 / q)
+    return float(math.fsum(x**q for x in entries) ** (1 / q))
 
 
 def best_linear_value(gradient: Tensor, p: float, epsilon: float, n: int) -> float:
@@ -29,7 +29,7 @@ def best_linear_value(gradient: Tensor, p: float, epsilon: float, n: int) -> flo
 def p_norm(vector: Tensor, p: float) -> float:
     """Return the p-norm by its definition."""
     entries = [abs(x) for x in vector.tolist()]
-    return max(entries) if math.isinf(p) else math.fsum(x**p for x in entries) ** (1 / p)
+    return max(entries) if math.isinf(p) else float(math.fsum(x**p for x in entries) ** (1 / p))
 
 
 def sample_feasible(k: int, p: float, epsilon: float, n: int, count: int, seed: int) -> Iterator[Tensor]:

@@ -33,7 +33,9 @@ class AuditInput:
 def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measurement:
     """Measure everything the request asks for; counterexample files are left in the scratch folder.
 
-    Raises FaultlineError with every reason why the audit cannot be done.
+    Returns:
+        What the supervisor will check and complete to a report. FaultlineError, from any phase, names every
+        reason why the audit cannot be done.
     """
     report_progress("loading", 0, 1)
     context = open_context(job)

@@ -34,11 +34,15 @@ def choose_breaking_points(context: AuditContext) -> tuple[BreakingPointRequest,
     return (BreakingPointRequest(limit=Limit(loss_change=max(context.clean.loss, 1e-6))),)
 
 
-def find_breaking_points(context: AuditContext, report_progress: Callable[[str, int, int], None]) -> tuple[FoundBreakingPoint, ...]:
-    """Search each breaking point in turn. Raises ScopeError that lists every scope without a match."""
+def find_breaking_points(
+    context: AuditContext, report_progress: Callable[[str, int, int], None]
+) -> tuple[FoundBreakingPoint, ...]:
+    """Search each breaking point in turn; a ScopeError lists every scope without a match."""
     asked = choose_breaking_points(context)
     known = _find_known_scopes(context)
-    missing = [describe_no_match(f"breaking point scope {point.scope!r}", context.audited) for point in asked if point.scope not in known]
+    missing = [
+        describe_no_match(f"breaking point scope {point.scope!r}", context.audited) for point in asked if point.scope not in known
+    ]
     if missing:
         raise ScopeError(*missing)
     found = []

@@ -76,7 +76,9 @@ def build_source(job: "AuditInput") -> Source:
     )
 
 
-def _find_audited_scopes(request: AuditRequest, session: Session, audited: tuple[str, ...]) -> tuple[list[Scope], list[RaisedFlag]]:
+def _find_audited_scopes(
+    request: AuditRequest, session: Session, audited: tuple[str, ...]
+) -> tuple[list[Scope], list[RaisedFlag]]:
     """Resolve the scopes over all weights, then leave out what has no path to the loss, with a flag where nothing is left."""
     asked = [NamePattern(scope.name, scope.match) if isinstance(scope, NamedScope) else scope for scope in request.scopes]
     scopes, flags = [], []

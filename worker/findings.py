@@ -7,9 +7,9 @@ from typing import Any, Literal, cast
 
 from schemas.base import Norm
 from schemas.report import (
+    Finding,
     FirstOrder,
     FirstOrderMetric,
-    Finding,
     Measured,
     MeasuredMetric,
     Method,

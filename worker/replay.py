@@ -36,7 +36,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         report = Report.model_validate_json(arguments.report.read_bytes())
-        rows = list(replay(report, arguments.model, arguments.data, dict(_read_pairs(arguments.counterexample)), arguments.device))
+        rows = list(
+            replay(report, arguments.model, arguments.data, dict(_read_pairs(arguments.counterexample)), arguments.device)
+        )
     except FaultlineError as error:
         sys.stdout.write(build_problem(error).model_dump_json() + "\n")
         return 2
@@ -75,7 +77,13 @@ def _replay_one(session: Session, report: Report, finding: Finding, path: Path) 
             reported, value = finding.measured.loss_change, None if outcome.loss is None else outcome.loss - report.clean.loss
         else:
             reported, value = finding.measured.metrics[what].value, outcome.metrics[what]
-        yield {"finding": finding.id, "what": what, "reported": reported, "remeasured": value, "agrees": _agree(reported, value, report)}
+        yield {
+            "finding": finding.id,
+            "what": what,
+            "reported": reported,
+            "remeasured": value,
+            "agrees": _agree(reported, value, report),
+        }
 
 
 def _agree(reported: float | None, value: float | None, report: Report) -> bool:

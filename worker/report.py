@@ -45,7 +45,8 @@ def assemble_report(
         theory=measurement.theory,
         flags=measurement.flags,
         counterexamples=tuple(
-            Counterexample(finding=finding, artifact=f"sha256:{digest}") for finding, digest in sorted(counterexample_digests.items())
+            Counterexample(finding=finding, artifact=f"sha256:{digest}")
+            for finding, digest in sorted(counterexample_digests.items())
         ),
         environment=measurement.environment,
     )

@@ -37,7 +37,10 @@ def choose_sets(request: AuditRequest, points: Sequence[FoundBreakingPoint]) -> 
     """
     if request.sets is not None:
         return [
-            CorruptionSet(float(entry.norm), epsilon, n) for entry in request.sets for epsilon in entry.epsilon for n in entry.max_corrupted
+            CorruptionSet(float(entry.norm), epsilon, n)
+            for entry in request.sets
+            for epsilon in entry.epsilon
+            for n in entry.max_corrupted
         ]
     sets = []
     for point in points:

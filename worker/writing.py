@@ -7,7 +7,6 @@ import onnxruntime
 import torch
 
 from schemas import report
-from schemas.request import BreakingPointRequest
 from worker.breaking import FoundBreakingPoint
 from worker.context import AuditContext
 from worker.engine.corruption import CorruptionSet
@@ -58,8 +57,7 @@ def _build_coverage(context: AuditContext) -> report.Coverage:
 
 
 def _build_breaking_point(point: FoundBreakingPoint) -> report.BreakingPoint:
-    asked: BreakingPointRequest = point.asked
-    result = point.result
+    asked, result = point.asked, point.result
     chosen = CorruptionSet(float(asked.norm), 1.0, asked.max_corrupted)
     return report.BreakingPoint(
         limit=asked.limit.model_dump(mode="json", exclude_none=True),
@@ -91,7 +89,11 @@ def _build_theory(context: AuditContext) -> report.Theory | None:
 
 def _build_flag(flag: RaisedFlag) -> report.Flag:
     return report.Flag(
-        code=flag.code, severity=cast("report.Severity", flag.severity), scope=flag.scope, evidence=flag.evidence, advice=flag.advice
+        code=flag.code,
+        severity=cast("report.Severity", flag.severity),
+        scope=flag.scope,
+        evidence=flag.evidence,
+        advice=flag.advice,
     )
 
 

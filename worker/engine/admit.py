@@ -36,7 +36,9 @@ def check_data(program: Program, dataset: Dataset, objective: Objective) -> None
     """Raise DataMismatch with every input or label that does not fit the model and the objective."""
     faults = [fault for spec in program.inputs for fault in _find_input_faults(spec, dataset)]
     if isinstance(objective.output, str) and objective.output not in program.outputs:
-        faults.append(Fault("objective.output names no output", "/objective/output", f"one of {list(program.outputs)}", objective.output))
+        faults.append(
+            Fault("objective.output names no output", "/objective/output", f"one of {list(program.outputs)}", objective.output)
+        )
     elif isinstance(objective.output, int) and objective.output >= len(program.outputs):
         what = "objective.output is beyond the last output"
         faults.append(Fault(what, "/objective/output", f"below {len(program.outputs)}", str(objective.output)))
@@ -57,7 +59,9 @@ def check_first_batch(program: Program, dataset: Dataset, objective: Objective, 
         advice = "check the shapes, dtypes and value ranges of the inputs against the model's"
         what = "the model does not run on the first batch of the data"
         shapes = ", ".join(f"{name}: {list(value.shape)} {value.dtype}" for name, value in inputs.items())
-        raise DataMismatch(Fault(what, "/data", "inputs that the model takes", f"{shapes}; {_first_line(error)}", advice)) from error
+        raise DataMismatch(
+            Fault(what, "/data", "inputs that the model takes", f"{shapes}; {_first_line(error)}", advice)
+        ) from error
     faults = list(_find_label_faults(output, target, dataset.target, objective))
     if faults:
         raise DataMismatch(*faults)
@@ -80,13 +84,21 @@ def _find_input_faults(spec: InputSpec, dataset: Dataset) -> Iterator[Fault]:
     if spec.dtype is not None and value.dtype != spec.dtype:
         wanted = str(spec.dtype).removeprefix("torch.")
         advice = f"save the array as {wanted}, for example with .astype('{wanted}')"
-        yield Fault(f"model input {spec.name!r} has another dtype", where, wanted, str(value.dtype).removeprefix("torch."), advice)
+        yield Fault(
+            f"model input {spec.name!r} has another dtype", where, wanted, str(value.dtype).removeprefix("torch."), advice
+        )
     if spec.shape is not None and not _fits(spec.shape, tuple(value.shape)):
         advice = "save the array in the shape that the model was exported for"
         yield Fault(f"model input {spec.name!r} has another shape", where, _show_shape(spec), str(list(value.shape)), advice)
     if value.is_floating_point() and not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value.flatten(1) if value.ndim > 1 else value[:, None])).any(1).sum())
-        yield Fault(f"model input {spec.name!r} holds NaN or infinite values", where, "finite numbers", f"{bad} examples", "clean the data")
+        yield Fault(
+            f"model input {spec.name!r} holds NaN or infinite values",
+            where,
+            "finite numbers",
+            f"{bad} examples",
+            "clean the data",
+        )
 
 
 def _fits(spec: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
@@ -104,7 +116,9 @@ def _first_line(error: Exception) -> str:
 def _find_label_faults(output: Tensor, first: Tensor, target: Tensor, objective: Objective) -> Iterator[Fault]:
     where, advice = "/data/labels", "check that data.target and objective.loss fit the model"
     if not output.is_floating_point():
-        yield Fault("the output that the loss reads is not floating point", "/objective/output", "float", str(output.dtype), advice)
+        yield Fault(
+            "the output that the loss reads is not floating point", "/objective/output", "float", str(output.dtype), advice
+        )
     elif not objective.has_classes:
         if output.shape != first.shape:
             yield Fault("labels and output differ in shape", where, str(list(output.shape)), str(list(first.shape)), advice)
@@ -113,7 +127,9 @@ def _find_label_faults(output: Tensor, first: Tensor, target: Tensor, objective:
         elif not torch.isfinite(target).all():
             yield Fault("labels hold NaN or infinite values", where, "finite numbers", "non-finite", "clean the data")
         elif objective.loss == "bce_with_logits" and bool(((target < 0) | (target > 1)).any()):
-            yield Fault("labels of bce_with_logits must lie in [0, 1]", where, "[0, 1]", f"[{target.min()}, {target.max()}]", advice)
+            yield Fault(
+                "labels of bce_with_logits must lie in [0, 1]", where, "[0, 1]", f"[{target.min()}, {target.max()}]", advice
+            )
     else:
         yield from _find_class_faults(output, first, target, objective)
 
@@ -126,7 +142,9 @@ def _find_class_faults(output: Tensor, first: Tensor, target: Tensor, objective:
         return
     if output.ndim < 2 or output.shape[:-1] != first.shape:
         expected = f"{list(output.shape[:-1])} for outputs {list(output.shape)}, classes last"
-        yield Fault("labels and output differ in shape", where, expected, str(list(first.shape)), "give one label per row of logits")
+        yield Fault(
+            "labels and output differ in shape", where, expected, str(list(first.shape)), "give one label per row of logits"
+        )
         return
     counted = target[target != objective.ignore_index]
     if counted.numel() == 0:

@@ -35,7 +35,10 @@ def find_breaking_point(probe: Callable[[float], Probe], low: float, high: float
     """Bisect [low, high] on a logarithmic scale.
 
     Kind: hi is an upper end proved by measurement; lo proves nothing. Not crossed at `high`: hi is None and
-    lo is `high`. Crossed at `low`: lo is None. `observed` is the damage at hi, or at `high` when not crossed.
+    lo is `high`. Crossed at `low`: lo is None.
+
+    Returns:
+        The bracket; `observed` is the damage at hi, or at `high` when not crossed.
 
     >>> found = find_breaking_point(lambda e: Probe(e >= 1.0, e, 1, 0), 1e-4, 100.0)
     >>> found.lo < 1.0 <= found.hi <= 1.05 * found.lo

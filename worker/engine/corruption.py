@@ -62,8 +62,16 @@ def compute_closed_form(gradient: Tensor, corruption_set: CorruptionSet) -> Clos
     <a, g> = epsilon \|h\|_q; p = inf gives epsilon sgn(h), p = 1 puts epsilon on the largest |g_i|.
 
     Kind: exact for the linear problem; as a loss change an estimate. Source: Sun et al. (AAAI 2021), section 3.
-    Args: gradient [k], any floating dtype. Returns: corruption [k] in float64 and a float.
-    A zero gradient gives a zero corruption and 0.0. Raises ValueError for a non-finite gradient.
+
+    Args:
+        gradient: [k], any floating dtype.
+        corruption_set: S(p, epsilon, n).
+
+    Returns:
+        The corruption [k] in float64 and the maximum; zeros and 0.0 for a zero gradient.
+
+    Raises:
+        ValueError: the gradient is not finite.
 
     >>> a, value = compute_closed_form(torch.tensor([3.0, -4.0]), CorruptionSet(norm=2.0, epsilon=0.5))
     >>> [round(x, 6) for x in a.tolist()], value

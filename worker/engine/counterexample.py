@@ -72,7 +72,9 @@ def build_corruption(pieces: Mapping[str, Piece], weights: Mapping[str, Tensor])
     unknown = sorted(set(pieces) - set(weights))
     if unknown:
         advice = "replay against the model that the report names (subject.model.sha256)"
-        raise DataMismatch(Fault("the counterexample corrupts weights that the model lacks", "/model", "", ", ".join(unknown), advice))
+        raise DataMismatch(
+            Fault("the counterexample corrupts weights that the model lacks", "/model", "", ", ".join(unknown), advice)
+        )
     vectors = []
     for name, weight in weights.items():
         vector = torch.zeros(weight.numel(), dtype=torch.float64)

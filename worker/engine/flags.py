@@ -16,12 +16,18 @@ FLAGS: dict[str, tuple[str, str]] = {
     "no_gradient": ("critical", "no weight has a differentiable path to the loss; audit the model that gives logits"),
     "random_beats_gradient": ("warning", "a random corruption did more damage than the search; raise search.budget_passes"),
     "softmax_at_the_end": ("critical", "the output is already probabilities; set objective.output_kind to probabilities"),
-    "not_deterministic": ("critical", "two runs on equal inputs differ; export the model in evaluation mode without random operators"),
+    "not_deterministic": (
+        "critical",
+        "two runs on equal inputs differ; export the model in evaluation mode without random operators",
+    ),
     "non_finite": ("warning", "a feasible corruption gives non-finite outputs; it counts as damage beyond every limit"),
     "no_parameters": ("warning", "the scope's weights have no path to the loss, so nothing was measured for it"),
     "training_mode": ("warning", "the file was saved in training mode and is audited in evaluation mode; export it after eval()"),
-    "parity_near_limit": ("warning", "our outputs differ from the runtime's more than usual; read small loss changes with care"),
-    "chance_level": ("critical", "the clean model is no better than always answering the commonest class; it has nothing to lose"),
+    "parity_near_limit": ("warning", "our outputs differ from the runtime's more than usual; distrust small loss changes"),
+    "chance_level": (
+        "critical",
+        "the clean model is no better than always answering the commonest class; it has nothing to lose",
+    ),
 }
 """Code -> (severity, what to do)."""
 

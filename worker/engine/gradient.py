@@ -37,7 +37,7 @@ class GradientInfo:
         """Return whether the gradient of the named weights is below rounding."""
         own = sum(self.example_squares[name] for name in names) ** 0.5
         whole = sum(self.example_squares.values()) ** 0.5
-        return self.compute_norm(names) <= max(ZERO_SHARE * own, ROUNDING_SHARE * whole)
+        return bool(self.compute_norm(names) <= max(ZERO_SHARE * own, ROUNDING_SHARE * whole))
 
 
 def compute_gradient(session: Session, names: Sequence[str]) -> GradientInfo:
@@ -61,7 +61,7 @@ def find_reached_weights(session: Session) -> list[str]:
     losses = objective.compute_losses(objective.select_output(program.forward(leaves, inputs)), target)
     if not losses.requires_grad:
         return []
-    grads = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+    grads: Sequence[Tensor | None] = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
     return [name for name, grad in zip(leaves, grads, strict=True) if grad is not None]
 
 
@@ -77,6 +77,7 @@ def _sample_example_squares(session: Session, names: Sequence[str]) -> dict[str,
         output = session.objective.select_output(session.program.forward(leaves, inputs))
         labels = max(1, int(session.objective.find_counted(target).sum()))
         loss = session.objective.compute_losses(output, target).sum() / labels
-        for name, grad in zip(names, torch.autograd.grad(loss, list(leaves.values()), allow_unused=True), strict=True):
+        grads: Sequence[Tensor | None] = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        for name, grad in zip(names, grads, strict=True):
             totals[name] += 0.0 if grad is None else float(torch.linalg.vector_norm(grad, dtype=torch.float64)) ** 2
     return {name: total / len(rows) for name, total in totals.items()}

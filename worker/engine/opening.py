@@ -1,6 +1,6 @@
 """Open a session: read the model and the data, refuse what does not fit, compare with the runtime."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Source:
 
     model_path: Path
     data_path: Path
-    objective: Objective = Objective()
+    objective: Objective = field(default_factory=Objective)
     model_format: str = "auto"
     columns: tuple[tuple[str, str], ...] = ()
     target: str = "labels"
@@ -46,7 +46,7 @@ class Source:
 def fix_numerics(threads: int) -> None:
     """Make the process repeat itself bit for bit: fixed threads, deterministic kernels, no TF32."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

@@ -30,7 +30,11 @@ class NamePattern(NamedTuple):
 def find_scopes(asked: Sequence[str | NamePattern], weights: Sequence[str], modules: Mapping[str, str]) -> list[Scope]:
     """Return the scopes for `model`, `per_module`, `per_tensor` and name patterns, in the file's order of weights.
 
-    A pattern matches weight names or module names. Raises ScopeError that lists every pattern without a match.
+    Returns:
+        The scopes; a pattern matches weight names or module names.
+
+    Raises:
+        ScopeError: patterns without a match, every one listed.
     """
     scopes: list[Scope] = []
     faults: list[Fault] = []

@@ -175,7 +175,10 @@ def measure_random(evaluator: Evaluator, cell: Cell, settings: SearchSettings, s
     """Apply and measure the cell's random trials, at most `size` at once."""
     candidates: list[Candidate] = []
     for start in range(0, settings.random_trials, size):
-        seeds = [derive_seed(settings.seed, cell.scope.name, trial) for trial in range(start, min(start + size, settings.random_trials))]
+        seeds = [
+            derive_seed(settings.seed, cell.scope.name, trial)
+            for trial in range(start, min(start + size, settings.random_trials))
+        ]
         drawn = [draw_random_corruption(evaluator.layout.size, cell.corruption_set, seed) for seed in seeds]
         outcomes = evaluator.measure(drawn)
         candidates += [Candidate("random", outcome, corruption) for outcome, corruption in zip(outcomes, drawn, strict=True)]

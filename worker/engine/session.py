@@ -83,7 +83,7 @@ class Evaluator:
         return [(tally.outcome(), self._collect_gradient(leaves)) for tally, leaves in zip(tallies, corrupted, strict=True)]
 
     def _make_leaves(self, corruption: Tensor) -> dict[str, Tensor]:
-        return {name: tensor.requires_grad_(requires_grad=True) for name, tensor in self.layout.apply(corruption).items()}
+        return {name: tensor.requires_grad_() for name, tensor in self.layout.apply(corruption).items()}
 
     def _collect_gradient(self, leaves: Mapping[str, Tensor]) -> Tensor:
         grads = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}

@@ -55,7 +55,9 @@ def compute_expected_eta(weights: int) -> float:
     return 1.0 / (float(special.poch(weights / 2, 0.5)) * math.sqrt(math.pi))
 
 
-def compute_eta_cdf(x: "np.ndarray[tuple[int], np.dtype[np.float64]]", weights: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def compute_eta_cdf(
+    x: "np.ndarray[tuple[int], np.dtype[np.float64]]", weights: int
+) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     """Return P(eta <= x) = I_{x^2}(1/2, (k-1)/2) for k >= 2."""
     return np.asarray(special.betainc(0.5, (weights - 1) / 2, x * x))
 

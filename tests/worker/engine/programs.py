@@ -1,5 +1,7 @@
 """Small programs put together by hand, so that engine tests need no model file."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,7 +18,7 @@ def build_mlp(sizes: tuple[int, ...], seed: int = 0, activation: str = "relu") -
     weights: dict[str, Tensor] = {}
     steps: list[Step] = []
     value = "x"
-    for i, (wide, narrow) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (wide, narrow) in enumerate(pairwise(sizes)):
         weights[f"layer{i}.weight"] = torch.randn(narrow, wide, generator=generator) / wide**0.5
         weights[f"layer{i}.bias"] = 0.1 * torch.randn(narrow, generator=generator)
         steps.append(make_step("linear", functional.linear, (value, f"layer{i}.weight", f"layer{i}.bias"), f"linear{i}"))
@@ -50,7 +52,12 @@ def build_program(
 
 
 def build_session(
-    program: Program, examples: int = 40, classes: int = 4, seed: int = 1, micro_batch: int = 16, objective: Objective | None = None
+    program: Program,
+    examples: int = 40,
+    classes: int = 4,
+    seed: int = 1,
+    micro_batch: int = 16,
+    objective: Objective | None = None,
 ) -> Session:
     """Return the program on random inputs and class labels."""
     generator = torch.Generator().manual_seed(seed)

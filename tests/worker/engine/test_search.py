@@ -19,12 +19,16 @@ from worker.engine.session import Evaluator, Session
 from worker.engine.tally import Outcome
 
 
-def run_search(session: Session, sets: list[CorruptionSet], search: SearchSettings, names: tuple[str, ...] = ()) -> list[CellResult]:
+def run_search(
+    session: Session, sets: list[CorruptionSet], search: SearchSettings, names: tuple[str, ...] = ()
+) -> list[CellResult]:
     scope = Scope("model", "model", names or tuple(session.program.weights))
     evaluator = Evaluator(session, scope.tensors)
     info = compute_gradient(session, scope.tensors)
     clean = read_clean(info.clean)
-    return list(search_cells(evaluator, plan_cells(scope, evaluator.layout.size, sets), info.flatten(scope.tensors), clean, search))
+    return list(
+        search_cells(evaluator, plan_cells(scope, evaluator.layout.size, sets), info.flatten(scope.tensors), clean, search)
+    )
 
 
 def read_clean(outcome: Outcome) -> Clean:

@@ -19,10 +19,12 @@ def corrupt_and_run(session: Session, names: list[str], corruption: torch.Tensor
     sizes = [session.program.weights[name].numel() for name in names]
     pieces = corruption.split(sizes)
     changed = {n: session.program.weights[n] + p.view_as(session.program.weights[n]) for n, p in zip(names, pieces, strict=True)}
-    return session.program.forward(changed, session.dataset.inputs)[session.program.outputs[0]]
+    return session.objective.select_output(session.program.forward(changed, session.dataset.inputs))
 
 
-@pytest.mark.parametrize("names", [["layer0.weight"], ["layer1.weight", "layer1.bias"], ["layer2.bias"], ["layer0.bias", "layer2.weight"]])
+@pytest.mark.parametrize(
+    "names", [["layer0.weight"], ["layer1.weight", "layer1.bias"], ["layer2.bias"], ["layer0.bias", "layer2.weight"]]
+)
 def test_split_evaluation_equals_full_evaluation(names: list[str]) -> None:
     session = build_session(build_mlp((5, 8, 7, 4))).cast(torch.float64)
     evaluator = Evaluator(session, names)
@@ -62,7 +64,9 @@ def test_gradient_equals_finite_differences_in_float64() -> None:
 def test_results_do_not_depend_on_the_micro_batch(micro_batch: int) -> None:
     program = build_mlp((5, 8, 4))
     reference, other = (build_session(program, micro_batch=size).cast(torch.float64) for size in (16, micro_batch))
-    a = torch.randn(sum(w.numel() for w in program.weights.values()), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    a = torch.randn(
+        sum(w.numel() for w in program.weights.values()), generator=torch.Generator().manual_seed(4), dtype=torch.float64
+    )
     [(expected, g)] = Evaluator(reference, list(program.weights)).measure_with_gradient([a])
     [(got, h)] = Evaluator(other, list(program.weights)).measure_with_gradient([a])
     assert got.loss == pytest.approx(expected.loss, rel=1e-12)
@@ -129,7 +133,8 @@ def test_a_non_finite_example_is_counted_and_wrong() -> None:
     tally = Tally(Objective())
     tally.add(logits, torch.tensor([0, 1, 1]))
     outcome = tally.outcome()
-    assert (outcome.loss, outcome.non_finite, outcome.metrics["accuracy"]) == (None, 2, pytest.approx(1 / 3))
+    assert (outcome.loss, outcome.non_finite) == (None, 2)
+    assert outcome.metrics["accuracy"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(("loss", "metric"), [("mse", "mse"), ("bce_with_logits", "accuracy")])
@@ -140,7 +145,9 @@ def test_elementwise_losses(loss: str, metric: str) -> None:
     tally.add(output, target)
     outcome = tally.outcome()
     squares = [(o - t) ** 2 for o, t in zip(output.flatten().tolist(), target.flatten().tolist(), strict=True)]
-    logs = [math.log1p(math.exp(-o if t else o)) for o, t in zip(output.flatten().tolist(), target.flatten().tolist(), strict=True)]
+    logs = [
+        math.log1p(math.exp(-o if t else o)) for o, t in zip(output.flatten().tolist(), target.flatten().tolist(), strict=True)
+    ]
     assert outcome.loss == pytest.approx(math.fsum(squares if loss == "mse" else logs) / 15, rel=1e-6)
     right = [(o > 0) == (t == 1) for o, t in zip(output.flatten().tolist(), target.flatten().tolist(), strict=True)]
     assert outcome.metrics[metric] == (outcome.loss if metric == "mse" else sum(right) / 15)

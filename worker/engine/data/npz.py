@@ -18,10 +18,16 @@ KINDS = "biuf"
 def load_npz(path: Path, columns: Mapping[str, str], target: str, input_names: Sequence[str]) -> Dataset:
     """Read the arrays that the model and the loss need.
 
-    columns: model input name -> array name; may be empty when the model has one input, whose array is
-    then the one called like the input, else `inputs`, else the only one that is not the target.
-    Raises DataUnreadable (not an npz, truncated, pickled) and DataMismatch (arrays missing or of
-    different lengths), each with every fault.
+    Args:
+        path: the `.npz` file.
+        columns: model input name -> array name; may be empty when the model has one input, whose array is
+            then the one called like the input, else `inputs`, else the only one that is not the target.
+        target: the array of labels.
+        input_names: the inputs that the model needs.
+
+    Returns:
+        The examples. DataUnreadable (not an npz, truncated, pickled) and DataMismatch (arrays missing, of
+        different lengths, empty) carry every fault.
     """
     arrays = _read_arrays(path)
     chosen = _choose_columns(arrays, columns, target, input_names)
@@ -71,7 +77,12 @@ def _choose_columns(
 ) -> dict[str, str]:
     listed = f"arrays in the file: {sorted(arrays)}"
     faults = [
-        Fault(f"data.inputs names model input {name!r}, which the model does not have", "/data/inputs", f"one of {list(input_names)}", name)
+        Fault(
+            f"data.inputs names model input {name!r}, which the model does not have",
+            "/data/inputs",
+            f"one of {list(input_names)}",
+            name,
+        )
         for name in columns
         if name not in input_names
     ]
@@ -79,7 +90,9 @@ def _choose_columns(
     for name, column in chosen.items():
         if column not in arrays:
             advice = "name the array of each model input in data.inputs, as {model input: array}"
-            faults.append(Fault(f"no array for model input {name!r}", "/data/inputs", f"an array named {column!r}", listed, advice))
+            faults.append(
+                Fault(f"no array for model input {name!r}", "/data/inputs", f"an array named {column!r}", listed, advice)
+            )
     if target not in arrays:
         advice = "name the array of labels in data.target"
         faults.append(Fault("the labels are missing", "/data/target", f"an array named {target!r}", listed, advice))

@@ -31,10 +31,7 @@ FORMATS: dict[str, Format] = {
 
 
 def load_program(path: Path, model_format: str = "auto") -> Program:
-    """Read the model at `path`; `auto` tells TorchScript by its zip archive, and takes anything else for ONNX.
-
-    Raises ModelUnreadable, ModelRefused, UnsupportedOperator, each with every fault.
-    """
+    """Read the model at `path`; `auto` tells TorchScript by its zip archive, and takes anything else for ONNX."""
     chosen = find_format(path) if model_format == "auto" else model_format
     return FORMATS[chosen].load(path)
 
@@ -52,7 +49,11 @@ def find_format(path: Path) -> str:
 def measure_parity(path: Path, program: Program, inputs: Mapping[str, Tensor], threads: int) -> float:
     """Return the largest |ours - runtime's| / (1 + |runtime's|) over all outputs on `inputs`.
 
-    Raises ParityError above PARITY_TOLERANCE or where one side is non-finite and the other is not.
+    Returns:
+        The difference; infinite differences (shapes, finiteness) never pass.
+
+    Raises:
+        ParityError: a difference above PARITY_TOLERANCE, or one side is non-finite and the other is not.
     """
     reference = FORMATS[program.format].run_reference(path, inputs, threads)
     with torch.no_grad():
@@ -64,7 +65,7 @@ def measure_parity(path: Path, program: Program, inputs: Mapping[str, Tensor], t
             where=f"/model/outputs/{name}",
             expected=f"at most {PARITY_TOLERANCE} x (1 + |value|)",
             got=f"{difference:.6g}",
-            advice="this is a fault of Faultline or a model that is not deterministic; please report it with the model's operators",
+            advice="the model may not be deterministic; else this is a fault of Faultline: please report the operators",
         )
         for name, difference in worst.items()
         if not difference <= PARITY_TOLERANCE

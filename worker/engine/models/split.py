@@ -92,7 +92,8 @@ class SplitProgram:
             return Part((), ()), Part((), ()), {}, ()
         static = compute_static_values(self.program, self._static_names, inputs)
         tainted = set(self.corrupted)
-        clean, corrupted = [], []
+        clean: list[Step] = []
+        corrupted: list[Step] = []
         for step in find_needed_steps(self.program, static):
             reached = any(name in tainted for name in find_uses(step))
             (corrupted if reached else clean).append(step)
