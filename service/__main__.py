@@ -1,0 +1,55 @@
+"""`python -m service` runs the API in this process, with the settings of the environment."""
+
+import logging
+import socket
+import sys
+
+import uvicorn
+
+from service.app import create_app
+from service.settings import BadSettings, Settings, load_settings
+
+USAGE = 3
+
+
+class Server(uvicorn.Server):
+    """Says on standard output where it listens as soon as it answers."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start and tell the address, which an automatic port makes worth telling."""
+        await super().startup(sockets)
+        host, port = (sockets or [])[0].getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        sys.stdout.write(f"faultline API ready on http://{shown}:{port}\n")
+        sys.stdout.flush()
+
+
+def main() -> int:
+    """Run until told to stop; return the exit code."""
+    try:
+        settings = load_settings()
+    except BadSettings as error:
+        sys.stderr.write(f"The API cannot start with this environment:\n{error}\n")
+        return USAGE
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    serve(settings)
+    return 0
+
+
+def serve(settings: Settings) -> None:
+    """Listen and answer until SIGTERM or SIGINT; open requests then get `drain_s`."""
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_s,
+    )
+    listener = config.bind_socket()
+    Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The FastAPI app: routes, errors, the outer layer. Nothing is opened before the app starts."""
+
+import json
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+
+from schemas.version import VERSION
+from service.edge import Edge, MethodTable
+from service.openapi.document import build_document
+from service.problems import add_problem_handlers
+from service.resources import hold_resources
+from service.routes import about, artifacts, audits, verdicts
+from service.settings import Settings, load_settings
+
+ROUTERS: tuple[APIRouter, ...] = (about.router, artifacts.router, audits.router, verdicts.router)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the app for `settings`, or for those of the environment."""
+    app = FastAPI(
+        title="Faultline",
+        version=VERSION,
+        lifespan=hold_resources,
+        openapi_url=None,  # the document is ours, served by routes/about.py; the framework's pages load foreign scripts
+        redirect_slashes=False,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    app.state.settings = settings or load_settings()
+    app.state.methods = MethodTable(find_routes())
+    app.state.openapi = json.dumps(build_document(find_routes())).encode()
+    app.add_middleware(Edge, methods=app.state.methods)
+    add_problem_handlers(app)
+    return app
+
+
+def find_routes() -> list[APIRoute]:
+    """Return every route of the API."""
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]

@@ -1,0 +1,54 @@
+"""Serves stored files in pieces, named by their digest."""
+
+import asyncio
+import base64
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+
+from schemas.errors import Fault, NotFound
+from service.conditional import format_etag, matches_etag
+from storage.artifacts import ArtifactStore
+
+BLOCK_BYTES = 256 * 1024
+
+
+async def find_artifact(store: ArtifactStore, owner: str, sha256: str) -> Path:
+    """Return the path of the owner's artifact.
+
+    Raises:
+        NotFound: if the owner has none of that digest.
+
+    """
+    path = await asyncio.to_thread(store.path, owner, sha256)
+    if path is None:
+        advice = f"Upload it with PUT /v1/artifacts/{sha256}."
+        raise NotFound(Fault("there is no such artifact", "path: sha256", "the digest of an uploaded artifact", sha256, advice))
+    return path
+
+
+async def answer_file(
+    path: Path, sha256: str, media_type: str, if_none_match: str | None, *, headers_only: bool = False
+) -> Response:
+    """Return the file as a response, or 304 when the caller holds it."""
+    etag = format_etag(sha256)
+    headers = {"etag": etag, "cache-control": "private, no-cache"}
+    if matches_etag(if_none_match, etag):
+        return Response(status_code=304, headers=headers)
+    file = await asyncio.to_thread(path.open, "rb")
+    headers["content-length"] = str(os.fstat(file.fileno()).st_size)
+    headers["repr-digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+    if headers_only:
+        file.close()
+        return Response(headers=headers, media_type=media_type)
+    return StreamingResponse(_read_blocks(file), headers=headers, media_type=media_type)
+
+
+async def _read_blocks(file: BinaryIO) -> AsyncIterator[bytes]:
+    with file:
+        while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
+            yield block

@@ -1,0 +1,98 @@
+"""Judges stored and posted reports by policies."""
+
+import asyncio
+import json
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gate.evaluate import evaluate
+from schemas.base import canonical_bytes, compute_sha256
+from schemas.errors import Fault, InvalidRequest, NotFound
+from schemas.policy import Policy
+from schemas.report import Report
+from schemas.verdict import Outcome, Verdict
+from schemas.verdict_request import VerdictRequest
+from service.bodies import Document
+from service.polling import find_nothing
+from service.reports import find_report, load_report, read_report_digest
+from service.strict_json import check_json
+from storage.artifacts import ArtifactStore
+from storage.queue import JobQueue
+from storage.records import JobRecord
+
+
+class Judged(NamedTuple):
+    """A report with the digest of its canonical bytes."""
+
+    report: Report
+    sha256: str
+
+
+def find_today() -> date:
+    """Return the day that waivers expire against."""
+    return datetime.now(UTC).date()
+
+
+async def find_outcome(store: ArtifactStore, record: JobRecord) -> Outcome | None:
+    """Return what the job's own policy said when the audit ended; None when there is no policy or no report."""
+    # A worker writes it down; for a job that was answered with an earlier report it is worked out here.
+    if record.verdict is not None or record.report_sha256 is None or record.ended_at is None:
+        return record.verdict
+    policy = json.loads(record.request)["policy"]
+    if policy is None:
+        return None
+    path = await find_report(store, record)
+    return await asyncio.to_thread(_judge_stored, canonical_bytes(policy), path, record.report_sha256, record.ended_at.date())
+
+
+@lru_cache(maxsize=4096)
+def _judge_stored(policy: bytes, path: Path, sha256: str, day: date) -> Outcome:
+    return evaluate(Policy.model_validate_json(policy), load_report(path), sha256, day).outcome
+
+
+async def judge_audit(store: ArtifactStore, record: JobRecord) -> Verdict:
+    """Return what the policy posted with the audit says of its report today.
+
+    Raises:
+        NotFound: if the audit came without a policy.
+
+    """
+    policy = json.loads(record.request)["policy"]
+    if policy is None:
+        advice = "Post a policy of your own to POST /v1/verdicts with this audit_id."
+        raise NotFound(Fault("the audit came without a policy", "path: audit_id", "an audit with a policy", record.id, advice))
+    judged = await _load_judged(store, record)
+    return await asyncio.to_thread(evaluate, Policy.model_validate(policy), *judged, find_today())
+
+
+async def judge_posted(queue: JobQueue, store: ArtifactStore, owner: str, document: Document) -> Verdict:
+    """Return the verdict that a posted VerdictRequest asks for.
+
+    Raises:
+        InvalidRequest: if the document is malformed or names audits that are not there.
+
+    """
+    request = await asyncio.to_thread(check_json, VerdictRequest, *document)
+    wanted = {"/audit_id": request.audit_id, "/baseline": request.baseline}
+    records = {where: await queue.get(name, owner) for where, name in wanted.items() if isinstance(name, str)}
+    missing = [find_nothing(str(wanted[where]), where) for where, record in records.items() if record is None]
+    if missing:
+        raise InvalidRequest(*missing)
+    stored = {where: await _load_judged(store, record) for where, record in records.items() if record is not None}
+    report = stored.get("/audit_id") or _wrap(request.report, document.content.get("report"))
+    baseline = stored.get("/baseline") or _wrap(request.baseline, document.content.get("baseline"))
+    if report is None:  # the contract asks for one of the two
+        raise InvalidRequest(Fault("there is no report", "/report", "report or audit_id", "neither", "Give one of the two."))
+    return await asyncio.to_thread(evaluate, request.policy, *report, find_today(), baseline)
+
+
+def _wrap(report: object, content: Any) -> Judged | None:
+    """Return a posted report with its digest, which is that of the document as posted, unknown fields included."""
+    return Judged(report, compute_sha256(canonical_bytes(content))) if isinstance(report, Report) else None
+
+
+async def _load_judged(store: ArtifactStore, record: JobRecord) -> Judged:
+    path = await find_report(store, record)
+    return Judged(await asyncio.to_thread(load_report, path), read_report_digest(record))

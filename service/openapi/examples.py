@@ -1,0 +1,199 @@
+"""Example documents of the OpenAPI page; a test reads each through its contract."""
+
+from typing import Any
+
+MODEL_SHA256 = "9f3c" * 16
+DATA_SHA256 = "77ab" * 16
+REPORT_SHA256 = "41d0" * 16
+POLICY_SHA256 = "c0de" * 16
+REQUEST_DIGEST = "5be1" * 16
+AUDIT_ID = "01k9zq3v6m8d4t7w2x5y0a1bcd"
+KEY = "3f0c6c1e-5a0b-4f55-9d53-0f7f6f6f2b1a"
+_JOB_PATH = f"/v1/audits/{AUDIT_ID}"
+
+Document = dict[str, Any]
+
+ABOUT: Document = {
+    "name": "faultline",
+    "version": "0.1.0",
+    "limits": {"upload_bytes": 4294967296, "request_bytes": 1048576, "verdict_bytes": 67108864, "wait_s": 60},
+    "links": {"audits": "/v1/audits", "verdicts": "/v1/verdicts"},
+}
+HEALTH: Document = {"status": "alive"}
+READINESS: Document = {"status": "ready", "workers": 2, "audits": {"queued": 1, "running": 2, "succeeded": 310}}
+ARTIFACT: Document = {
+    "sha256": MODEL_SHA256,
+    "size_bytes": 61234,
+    "uri": f"artifact:sha256:{MODEL_SHA256}",
+    "url": f"/v1/artifacts/{MODEL_SHA256}",
+}
+
+POLICY: Document = {
+    "schema_version": 1,
+    "name": "production",
+    "requires": {"clean": {"accuracy_at_least": 0.95}, "examples_at_least": 500},
+    "conditions": [
+        {
+            "id": "whole-model",
+            "where": {"scope": "model", "norm": 2, "epsilon": 0.1},
+            "require": {"metric": "accuracy", "drop_at_most": 0.05},
+        },
+        {"id": "no-weak-layer", "where": {"scope": "per_module"}, "require": {"loss_change_at_most": 0.5}, "severity": "warning"},
+    ],
+}
+AUDIT_REQUEST: Document = {
+    "schema_version": 1,
+    "model": {"uri": f"artifact:sha256:{MODEL_SHA256}", "format": "onnx"},
+    "data": {"uri": f"artifact:sha256:{DATA_SHA256}", "inputs": {"image": "images"}, "target": "labels"},
+    "objective": {"loss": "cross_entropy", "metrics": ["accuracy"]},
+    "sets": [{"norm": 2, "epsilon": [0.01, 0.1], "max_corrupted": [None, 100]}, {"norm": "inf", "epsilon": [0.001]}],
+    "scopes": ["model", "per_module"],
+    "policy": POLICY,
+    "labels": {"git_sha": "6f1ed002", "branch": "main"},
+}
+
+QUEUED_JOB: Document = {
+    "schema_version": 1,
+    "id": AUDIT_ID,
+    "state": "queued",
+    "revision": 1,
+    "created_at": "2026-01-31T12:00:00Z",
+    "started_at": None,
+    "ended_at": None,
+    "attempt": 0,
+    "cancel_requested": False,
+    "progress": None,
+    "request_digest": REQUEST_DIGEST,
+    "report": None,
+    "problem": None,
+    "verdict": None,
+    "timings": {"queued_s": None, "running_s": None},
+    "labels": {"git_sha": "6f1ed002", "branch": "main"},
+    "links": {"self": _JOB_PATH, "cancel": _JOB_PATH},
+}
+SUCCEEDED_JOB: Document = QUEUED_JOB | {
+    "state": "succeeded",
+    "revision": 9,
+    "started_at": "2026-01-31T12:00:01Z",
+    "ended_at": "2026-01-31T12:00:21Z",
+    "attempt": 1,
+    "progress": {"phase": "measure", "done": 40, "total": 40, "eta_s": 0.0},
+    "report": {"sha256": REPORT_SHA256, "url": f"{_JOB_PATH}/report"},
+    "verdict": {"outcome": "fail", "url": f"{_JOB_PATH}/verdict"},
+    "timings": {"queued_s": 1.0, "running_s": 20.0},
+    "links": {"self": _JOB_PATH, "report": f"{_JOB_PATH}/report", "verdict": f"{_JOB_PATH}/verdict"},
+}
+CANCELLED_JOB: Document = QUEUED_JOB | {
+    "state": "cancelled",
+    "revision": 2,
+    "ended_at": "2026-01-31T12:00:05Z",
+    "cancel_requested": True,
+    "problem": {
+        "type": "urn:faultline:problem:cancelled",
+        "title": "The audit was cancelled",
+        "status": 409,
+        "code": "cancelled",
+        "detail": "the caller cancelled the audit",
+        "errors": [],
+    },
+    "timings": {"queued_s": 5.0, "running_s": None},
+    "links": {"self": _JOB_PATH},
+}
+JOB_PAGE: Document = {"items": [SUCCEEDED_JOB], "next": "1769860800000000"}
+
+_FINDING: Document = {
+    "id": "f-0001",
+    "scope": {"kind": "model", "name": "model", "weights": 14458},
+    "set": {
+        "norm": 2.0,
+        "epsilon": 0.1,
+        "max_corrupted": None,
+        "also_asked": [],
+        "weights_corrupted": 14458,
+        "scale": "absolute",
+        "change_per_weight": 0.00083,
+        "relative_epsilon": 0.0061,
+    },
+    "predicted": {"loss_change": 0.91, "kind": "estimate"},
+    "first_order": {
+        "loss_change": 1.37,
+        "kind": "lower_bound",
+        "metrics": {"accuracy": {"value": 0.748, "drop": 0.242}},
+        "non_finite": None,
+    },
+    "measured": {
+        "loss_change": 2.11,
+        "interval": None,
+        "kind": "lower_bound",
+        "method": "reapplied",
+        "metrics": {"accuracy": {"value": 0.702, "drop": 0.288, "interval": None, "method": "reapplied"}},
+        "examples": 500,
+        "non_finite": None,
+    },
+    "random": None,
+    "stop_reason": "converged",
+    "passes": {"forward": 12, "backward": 11},
+}
+REPORT: Document = {
+    "schema_version": 1,
+    "subject": {
+        "model": {
+            "sha256": MODEL_SHA256,
+            "format": "onnx",
+            "producer": "pytorch 2.13.0",
+            "opset": 20,
+            "weights": 14458,
+            "size_bytes": 61234,
+        },
+        "data": {"sha256": DATA_SHA256, "examples": 500, "labels_counted": 500, "sampled": False},
+        "request_digest": REQUEST_DIGEST,
+        "engine": {"version": "0.1.0"},
+    },
+    "request": {"sets": [{"norm": 2, "epsilon": [0.1]}], "scopes": ["model"]},
+    "coverage": {"weights_total": 14458, "weights_audited": 14458, "tensors_total": 18, "tensors_audited": 18, "skipped": []},
+    "clean": {"loss": 0.041, "metrics": {"accuracy": 0.99}},
+    "findings": [_FINDING],
+    "ranking": [],
+    "breaking_points": [],
+    "theory": None,
+    "flags": [],
+    "counterexamples": [],
+    "environment": {
+        "device": "cpu",
+        "threads": 1,
+        "micro_batch": 128,
+        "torch": "2.13.0",
+        "onnxruntime": "1.31.1",
+        "parity": 1.2e-6,
+        "sandbox": {"no_new_privileges": True},
+        "deterministic": True,
+    },
+}
+VERDICT_REQUEST: Document = {"policy": POLICY, "audit_id": AUDIT_ID, "baseline": None}
+VERDICT: Document = {
+    "schema_version": 1,
+    "outcome": "fail",
+    "assurance": "searched",
+    "policy_name": "production",
+    "policy_sha256": POLICY_SHA256,
+    "report_sha256": REPORT_SHA256,
+    "model_sha256": MODEL_SHA256,
+    "conditions": [
+        {
+            "id": "whole-model",
+            "outcome": "fail",
+            "finding": "f-0001",
+            "scope": "model",
+            "matched": 1,
+            "observed": 0.288,
+            "threshold": 0.05,
+            "waived_by": None,
+            "message": "accuracy drops by 0.288 on model, more than 0.05",
+        }
+    ],
+    "requires": [{"name": "clean.accuracy_at_least", "met": True, "outcome": "pass", "message": "0.99 is at least 0.95"}],
+    "coverage": {"weights_total": 14458, "weights_audited": 14458, "message": "14458 of 14458 weights (100.0%) were audited."},
+    "regression": None,
+    "expired_waivers": [],
+    "reasons": [],
+}

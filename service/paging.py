@@ -1,0 +1,41 @@
+"""Lists audits page by page."""
+
+from typing import Annotated, Literal
+from urllib.parse import urlencode
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.job import JobState
+from service.presentation import AUDITS
+
+MAX_LIMIT = 100
+
+
+class PageQuery(BaseModel):
+    """Query of GET /v1/audits; unknown parameters are refused, for a misspelt filter would show everything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 20
+    """Most audits on the page."""
+
+    cursor: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Where the page starts: `next` of the page before."""
+
+    state: JobState | None = None
+    """Only audits in this state."""
+
+
+class FormatQuery(BaseModel):
+    """Query of GET /v1/audits/{id}/report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    format: Literal["json"] | None = None
+    """The representation; it outranks Accept."""
+
+
+def build_next_link(query: PageQuery, next_cursor: str) -> str:
+    """Return the Link header (RFC 8288) that leads to the following page."""
+    following = query.model_copy(update={"cursor": next_cursor}).model_dump(exclude_none=True)
+    return f'<{AUDITS}?{urlencode(following)}>; rel="next"'

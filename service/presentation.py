@@ -1,0 +1,54 @@
+"""Shows stored records the way the API publishes them. Pure functions."""
+
+from datetime import datetime
+
+from schemas.job import TERMINAL_STATES, Job, Progress, ReportPointer, Timings, VerdictPointer
+from schemas.problem import Problem
+from schemas.verdict import Outcome
+from storage.records import JobRecord
+
+AUDITS = "/v1/audits"
+
+
+def build_job(record: JobRecord, outcome: Outcome | None) -> Job:
+    """Return the job of `record`; `outcome` is that of its policy when there is one and the audit succeeded."""
+    # A pure function of the record, so that its revision is an entity tag.
+    links = build_links(record, judged=outcome is not None)
+    return Job(
+        schema_version=1,
+        id=record.id,
+        state=record.state,
+        revision=record.revision,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+        attempt=record.attempt,
+        cancel_requested=record.cancel,
+        progress=None if record.progress is None else Progress.model_validate(record.progress),
+        request_digest=record.request_digest,
+        report=None if record.report_sha256 is None else ReportPointer(sha256=record.report_sha256, url=links["report"]),
+        problem=None if record.problem is None else Problem.model_validate(record.problem),
+        verdict=None if outcome is None else VerdictPointer(outcome=outcome, url=links["verdict"]),
+        timings=Timings(
+            queued_s=_seconds_between(record.created_at, record.started_at or record.ended_at),
+            running_s=_seconds_between(record.started_at, record.ended_at),
+        ),
+        labels=record.labels,
+        links=links,
+    )
+
+
+def build_links(record: JobRecord, *, judged: bool) -> dict[str, str]:
+    """Return the paths that make sense for the job in its state."""
+    links = {"self": f"{AUDITS}/{record.id}"}
+    if record.report_sha256 is not None:
+        links["report"] = f"{AUDITS}/{record.id}/report"
+    if judged:
+        links["verdict"] = f"{AUDITS}/{record.id}/verdict"
+    if record.state not in TERMINAL_STATES:
+        links["cancel"] = links["self"]
+    return links
+
+
+def _seconds_between(start: datetime | None, end: datetime | None) -> float | None:
+    return None if start is None or end is None else max(0.0, (end - start).total_seconds())

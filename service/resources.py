@@ -1,0 +1,83 @@
+"""What the API holds open while it runs: job queue, artifact store, doorbell."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+
+from service.settings import Settings
+from storage.connection import connect_async
+from storage.artifacts import ArtifactStore, FileArtifactStore
+from storage.doorbell import Doorbell
+from storage.queue import JobQueue
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Everything that the routes hand to plain functions; `draining` is set when the process was told to stop."""
+
+    settings: Settings
+    queue: JobQueue
+    artifacts: ArtifactStore
+    doorbell: Doorbell
+    draining: asyncio.Event
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Open the stores; the broker is dialled at the first call, so that a late broker does not stop the start."""
+    redis = connect_async(settings.redis_url)
+    queue = JobQueue(redis)
+    draining = asyncio.Event()
+    try:
+        with _watch_for_stop(draining):
+            yield Resources(settings, queue, FileArtifactStore(settings.data_dir), Doorbell(settings.redis_url), draining)
+    finally:
+        await queue.close()
+        await redis.aclose()
+
+
+@contextmanager
+def _watch_for_stop(draining: asyncio.Event) -> Iterator[None]:
+    """Set `draining` on SIGTERM and SIGINT and pass them on; the server itself tells an app only after its last answer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(draining.set)
+        handler = previous[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in previous:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@asynccontextmanager
+async def hold_resources(app: FastAPI) -> AsyncIterator[None]:
+    """Keep the resources open for the life of `app`."""
+    async with open_resources(app.state.settings) as app.state.resources:
+        yield
+
+
+async def find_resources(request: Request) -> Resources:
+    """Return what this app holds open."""
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+Held = Annotated[Resources, Depends(find_resources)]

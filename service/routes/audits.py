@@ -1,0 +1,144 @@
+"""Audits: submit, look, wait, list, cancel, and read what they found."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from starlette.background import BackgroundTask
+
+from schemas.errors import (
+    BadBody,
+    Conflict,
+    IdempotencyMismatch,
+    InvalidRequest,
+    NotAcceptable,
+    NotFound,
+    TooLarge,
+    UnsupportedMedia,
+)
+from schemas.job import Job, JobPage
+from schemas.report import Report
+from schemas.request import AuditRequest
+from schemas.verdict import Verdict
+from service.answers import answer_accepted, answer_job, answer_model
+from service.conditional import read_wait
+from service.downloads import answer_file
+from service.identity import Owner
+from service.judgement import find_outcome, judge_audit
+from service.openapi import examples
+from service.openapi.declare import JSON, answers, answers_nothing, refuses, takes
+from service.paging import FormatQuery, PageQuery, build_next_link
+from service.patience import watch_caller
+from service.polling import cancel_job, find_job, wait_for_job
+from service.presentation import AUDITS, build_job
+from service.reports import check_acceptable, find_report, read_report_digest
+from service.resources import Held
+from service.submission import read_submission, ring, submit
+
+router = APIRouter(tags=["audits"])
+
+AuditId = Annotated[str, Path(description="Id of the audit.", examples=[examples.AUDIT_ID])]
+IfNoneMatch = Annotated[str | None, Header(description="Entity tags that the caller holds.")]
+Prefer = Annotated[str | None, Header(description="RFC 7240: wait=N asks to be answered when the job changes, or in N seconds.")]
+Accept = Annotated[str | None, Header(description="Media types that the caller takes.")]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="A fresh random value; the same key and body give the same job.",
+        examples=[examples.KEY],
+    ),
+]
+SAME = answers_nothing(304, "The caller holds this revision.", "ETag", "Preference-Applied")
+
+
+@router.post(
+    AUDITS,
+    status_code=202,
+    openapi_extra=takes(AuditRequest, examples.AUDIT_REQUEST),
+    responses=answers(
+        202, "The job; it may be an earlier one, or ended already.", Job, examples.QUEUED_JOB, "Location", "Retry-After"
+    )
+    | refuses(BadBody, InvalidRequest, IdempotencyMismatch, TooLarge, UnsupportedMedia),
+)
+async def post_audit(request: Request, owner: Owner, held: Held, _key: Key = None) -> Response:
+    """Submit an audit. An equal request that was finished before is answered with its report unless `fresh` is true."""
+    audit, key = await read_submission(request, held.settings.max_request_bytes)
+    accepted = await submit(held.queue, held.artifacts, owner, audit, key)
+    job = build_job(accepted.record, await find_outcome(held.artifacts, accepted.record))
+    response = answer_accepted(job)
+    if accepted.created and job.state == "queued":
+        response.background = BackgroundTask(ring, held.doorbell, job.id)
+    return response
+
+
+@router.get(
+    AUDITS,
+    responses=answers(200, "One page, newest first.", JobPage, examples.JOB_PAGE, "Link") | refuses(InvalidRequest),
+)
+async def list_audits(query: Annotated[PageQuery, Query()], owner: Owner, held: Held) -> Response:
+    """List the audits of the caller."""
+    records, following = await held.queue.page(owner, query.limit, query.cursor, query.state)
+    jobs = tuple([build_job(record, await find_outcome(held.artifacts, record)) for record in records])
+    link = {"link": build_next_link(query, following)} if following is not None else {}
+    return answer_model(JobPage(items=jobs, next=following), headers=link)
+
+
+@router.get(
+    AUDITS + "/{audit_id}",
+    responses=answers(200, "The job.", Job, examples.SUCCEEDED_JOB, "ETag", "Preference-Applied", "Retry-After")
+    | SAME
+    | refuses(NotFound),
+)
+async def get_audit(
+    audit_id: AuditId, request: Request, owner: Owner, held: Held, if_none_match: IfNoneMatch = None, prefer: Prefer = None
+) -> Response:
+    """Show an audit. With `Prefer: wait=N` the answer comes when it ends, or with If-None-Match when it changes."""
+    record = await find_job(held.queue, audit_id, owner)
+    wait_s = read_wait(prefer, held.settings.max_wait_s)
+    if wait_s:
+        stop = watch_caller(request, held.draining)
+        record = await wait_for_job(held.queue, record, if_none_match, wait_s, stop)
+    return answer_job(build_job(record, await find_outcome(held.artifacts, record)), if_none_match, wait_s)
+
+
+@router.delete(
+    AUDITS + "/{audit_id}",
+    status_code=202,
+    responses=answers(202, "The job; a running one ends soon.", Job, examples.CANCELLED_JOB, "Location", "Retry-After")
+    | refuses(NotFound, Conflict),
+)
+async def cancel_audit(audit_id: AuditId, owner: Owner, held: Held) -> Response:
+    """Cancel an audit: a queued one at once, a running one as soon as its worker hears of it."""
+    record = await cancel_job(held.queue, audit_id, owner)
+    return answer_accepted(build_job(record, None))
+
+
+@router.get(
+    AUDITS + "/{audit_id}/report",
+    responses=answers(200, "The report's canonical bytes.", Report, examples.REPORT, "ETag", "Repr-Digest")
+    | SAME
+    | refuses(NotFound, Conflict, NotAcceptable, InvalidRequest),
+)
+async def get_report(
+    audit_id: AuditId,
+    query: Annotated[FormatQuery, Query()],
+    owner: Owner,
+    held: Held,
+    accept: Accept = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Return the report of a succeeded audit; 409 carries the problem of one that ended without."""
+    check_acceptable(query.format, accept)
+    record = await find_job(held.queue, audit_id, owner)
+    path = await find_report(held.artifacts, record)
+    return await answer_file(path, read_report_digest(record), JSON, if_none_match)
+
+
+@router.get(
+    AUDITS + "/{audit_id}/verdict",
+    responses=answers(200, "The verdict.", Verdict, examples.VERDICT) | refuses(NotFound, Conflict),
+)
+async def get_verdict(audit_id: AuditId, owner: Owner, held: Held) -> Response:
+    """Judge the report by the policy posted with the audit, with the waivers that hold today."""
+    record = await find_job(held.queue, audit_id, owner)
+    return answer_model(await judge_audit(held.artifacts, record))

@@ -1,0 +1,76 @@
+"""The API's settings: one class, read from the environment, every problem told at once."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+class BadSettings(Exception):
+    """The environment does not describe a service that can start."""
+
+
+def _check_scheme(value: str) -> str:
+    if not value.startswith(SCHEMES):
+        message = f"must start with one of {', '.join(SCHEMES)}"
+        raise ValueError(message)
+    return value
+
+
+class Settings(BaseSettings):
+    """Environment of the API process; docs/http.md lists every variable."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FAULTLINE_", frozen=True, use_attribute_docstrings=True, populate_by_name=True, extra="ignore"
+    )
+
+    redis_url: Annotated[str, AfterValidator(_check_scheme), Field(validation_alias="REDIS_URL")]
+    """Broker and job store: redis://host:port/0, rediss://... or unix:///path/to/socket."""
+
+    data_dir: Path = Path("faultline-data")
+    """Folder of the artifact store; workers need the same."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. There are no keys yet: whoever reaches it may use it."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8321
+    """Port to listen on; 0 takes a free one and the ready line says which."""
+
+    max_upload_bytes: Annotated[int, Field(ge=1)] = 4096 * MIB
+    """Largest artifact."""
+
+    max_request_bytes: Annotated[int, Field(ge=1024)] = MIB
+    """Largest body of POST /v1/audits."""
+
+    max_verdict_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB
+    """Largest body of POST /v1/verdicts, which may carry two reports."""
+
+    max_wait_s: Annotated[int, Field(ge=0, le=600)] = 60
+    """Longest wait that `Prefer: wait=N` gets."""
+
+    drain_s: Annotated[int, Field(ge=1, le=600)] = 10
+    """Time that open requests get on SIGTERM; long polls are answered at once."""
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process's environment.
+
+    Raises:
+        BadSettings: with one line per variable that is missing or wrong.
+
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise BadSettings("\n".join(_describe(dict(entry)) for entry in error.errors(include_url=False))) from None
+
+
+def _describe(entry: dict[str, Any]) -> str:
+    name = str(entry["loc"][0])
+    variable = name if name.isupper() else f"FAULTLINE_{name.upper()}"
+    reason = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{variable} is not set" if entry["type"] == "missing" else f"{variable} {reason}, got {entry['input']!r}"

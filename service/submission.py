@@ -1,0 +1,81 @@
+"""Accepts audits: the artifacts must be there, the key must fit, equal requests give equal jobs."""
+
+import asyncio
+import logging
+
+from fastapi import Request
+
+from schemas.base import canonical_bytes, compute_sha256
+from schemas.errors import Fault, InvalidRequest
+from schemas.request import AuditRequest, compute_request_digest
+from schemas.version import ENGINE_VERSION
+from service.bodies import read_document
+from service.strict_json import check_json
+from storage.artifacts import ArtifactStore
+from storage.doorbell import Doorbell
+from storage.queue import Accepted, JobQueue
+
+logger = logging.getLogger("faultline.service")
+MAX_KEY_CHARACTERS = 255
+
+
+async def read_submission(request: Request, limit: int) -> tuple[AuditRequest, str | None]:
+    """Return the posted audit and its Idempotency-Key.
+
+    Raises:
+        InvalidRequest: with what is wrong in both.
+
+    """
+    keys = request.headers.getlist("idempotency-key")
+    faults = find_key_faults(keys)
+    document = await read_document(request, limit)
+    try:
+        audit = check_json(AuditRequest, *document)
+    except InvalidRequest as error:
+        raise InvalidRequest(*faults, *error.faults) from None
+    if faults:
+        raise InvalidRequest(*faults)
+    return audit, keys[0] if keys else None
+
+
+async def submit(queue: JobQueue, store: ArtifactStore, owner: str, request: AuditRequest, key: str | None) -> Accepted:
+    """Put `request` into the queue, or find the job that it is already."""
+    await check_artifacts(store, owner, request)
+    digest = compute_request_digest(request, ENGINE_VERSION)
+    return await queue.accept(request, owner, digest, key, compute_sha256(canonical_bytes(request)))
+
+
+async def check_artifacts(store: ArtifactStore, owner: str, request: AuditRequest) -> None:
+    """Check that everything the request names was uploaded.
+
+    Raises:
+        InvalidRequest: with one fault per reference that leads nowhere.
+
+    """
+    faults = []
+    for part, uri in (("model", request.model.uri), ("data", request.data.uri)):
+        sha256 = uri.rpartition(":")[2]
+        if await asyncio.to_thread(store.path, owner, sha256) is None:
+            advice = f"Upload the file with PUT /v1/artifacts/{sha256} first."
+            faults.append(Fault(f"the {part} was not uploaded", f"/{part}/uri", "an artifact in the store", uri, advice))
+    if faults:
+        raise InvalidRequest(*faults)
+
+
+def find_key_faults(keys: list[str]) -> list[Fault]:
+    """Return what is wrong with the values of Idempotency-Key headers."""
+    expected = f"one value of 1 to {MAX_KEY_CHARACTERS} visible ASCII characters"
+    fine = len(keys) <= 1 and all(0 < len(key) <= MAX_KEY_CHARACTERS and key.isascii() and key.isprintable() for key in keys)
+    if fine:
+        return []
+    got = f"{len(keys)} headers" if len(keys) > 1 else f"{len(keys[0])} characters"
+    advice = "Send one fresh random value, such as a UUID, and the same one when you try again."
+    return [Fault("the Idempotency-Key cannot be used", "header: Idempotency-Key", expected, got, advice)]
+
+
+def ring(doorbell: Doorbell, job_id: str) -> None:
+    """Tell the workers of a job; if that fails it is only late, for their sweeper finds it in the queue."""
+    try:
+        doorbell.ring(job_id)
+    except Exception:
+        logger.warning("the doorbell for job %s did not ring; a sweep will find it", job_id, exc_info=True)
