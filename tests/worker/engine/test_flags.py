@@ -1,0 +1,86 @@
+"""Every flag has a model that raises it and one that does not."""
+
+import pytest
+import torch
+
+from tests.worker.engine.programs import build_mlp, build_program, build_session, make_step
+from worker.engine.corruption import CorruptionSet
+from worker.engine.flags import FLAGS, RaisedFlag, find_cell_flags, find_chance_flags, find_model_flags
+from worker.engine.gradient import compute_gradient
+from worker.engine.models.program import Program
+from worker.engine.objective import Objective
+from worker.engine.scopes import Scope
+from worker.engine.search import Candidate, Cell, CellResult, Clean
+from worker.engine.tally import Outcome
+
+
+def codes(flags: list[RaisedFlag]) -> list[str]:
+    assert all(flag.severity in {"info", "warning", "critical"} and flag.advice for flag in flags)
+    return [flag.code for flag in flags]
+
+
+def softmax_program() -> Program:
+    steps = [make_step("mul", torch.mul, ("x", "a.w"), "h"), make_step("softmax", lambda v: v.softmax(-1), ("h",), "y")]
+    return build_program({"a.w": torch.ones(3)}, steps, ("y",))
+
+
+def test_softmax_at_the_end() -> None:
+    assert codes(find_model_flags(build_session(softmax_program(), classes=3), 0.0)) == ["softmax_at_the_end"]
+    stated = Objective(output_kind="probabilities")
+    assert codes(find_model_flags(build_session(softmax_program(), classes=3, objective=stated), 0.0)) == []
+    assert codes(find_model_flags(build_session(build_mlp((3, 4))), 0.0)) == []
+
+
+def test_not_deterministic() -> None:
+    steps = [make_step("noise", lambda v, w: v * w + torch.rand_like(v), ("x", "a.w"), "y", dynamic_shape=True)]
+    session = build_session(build_program({"a.w": torch.ones(3)}, steps, ("y",)), classes=3)
+    assert codes(find_model_flags(session, 0.0)) == ["not_deterministic"]
+
+
+def test_parity_near_limit() -> None:
+    assert codes(find_model_flags(build_session(build_mlp((3, 4))), 5e-4)) == ["parity_near_limit"]
+
+
+def test_chance_level() -> None:
+    session = build_session(build_mlp((3, 4)), examples=40)
+    share = float(torch.bincount(session.dataset.target).max()) / 40
+    assert codes(find_chance_flags(session, Clean(1.4, {"accuracy": share}))) == ["chance_level"]
+    assert codes(find_chance_flags(session, Clean(0.1, {"accuracy": share + 0.1}))) == []
+
+
+def build_result(losses: tuple[float | None, float | None], predicted: float = 0.5) -> CellResult:
+    searched, random = (Outcome(loss, {}, 0 if loss is not None else 3) for loss in losses)
+    cell = Cell(Scope("model", "model", ("w",)), CorruptionSet(2.0, 0.1), (None,))
+    worst = Candidate("random", random, torch.ones(1)) if random.loss is None or random.loss > (searched.loss or 0) else None
+    chosen = worst or Candidate("first_order", searched, torch.ones(1))
+    return CellResult(cell, 1, predicted, searched, {"loss": chosen}, (random,), "single_step", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "predicted", "raised"),
+    [
+        ((1.0, 1.5), 0.5, ["random_beats_gradient"]),
+        ((1.0, 1.000001), 0.5, []),
+        ((1.5, 1.0), 0.5, []),
+        ((1.0, 1.5), 0.0, []),
+        ((1.0, None), 0.5, ["non_finite"]),
+    ],
+)
+def test_cell_flags(losses: tuple[float, float | None], predicted: float, raised: list[str]) -> None:
+    assert codes(find_cell_flags(build_result(losses, predicted), Clean(0.5, {}), "f-0001")) == raised
+
+
+def test_gradient_below_rounding_counts_as_zero() -> None:
+    # Softmax does not see a number added to every logit, so a shared shift has gradient zero up to rounding.
+    steps = [make_step("mul", torch.mul, ("x", "a.w"), "h"), make_step("add", torch.add, ("h", "b.shift"), "y")]
+    program = build_program(
+        {"a.w": torch.randn(3, generator=torch.Generator().manual_seed(0)), "b.shift": torch.ones(1)}, steps, ("y",)
+    )
+    info = compute_gradient(build_session(program, classes=3), ["a.w", "b.shift"])
+    assert info.is_zero(["b.shift"])
+    assert not info.is_zero(["a.w"])
+    assert not info.is_zero(["a.w", "b.shift"])
+
+
+def test_every_flag_has_a_severity_and_advice() -> None:
+    assert all(severity in {"info", "warning", "critical"} and advice for severity, advice in FLAGS.values())
