@@ -21,11 +21,11 @@ def normalise(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def find_needed(root: str) -> dict[str, str]:
-    """Return name -> version of all that `root` (with extras) needs here, without itself."""
+def find_needed(*roots: str) -> dict[str, str]:
+    """Return name -> version of all that `roots` (with extras) need here, themselves included."""
     needed: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
-    queue = [Requirement(root), *(Requirement(name) for name in EXTRA)]
+    queue = [Requirement(root) for root in roots]
     while queue:
         wanted = queue.pop()
         name = normalise(wanted.name)
@@ -35,7 +35,6 @@ def find_needed(root: str) -> dict[str, str]:
             if (name, extra) not in seen:
                 seen.add((name, extra))
                 queue.extend(_find_direct(distribution, extra))
-    needed.pop(normalise(Requirement(root).name))
     return needed
 
 
@@ -51,8 +50,8 @@ def main() -> None:
     print("# Exact versions of everything Faultline installs; refresh with `make constraints`.")
     print("# torch carries no local label and its CUDA packages are not listed: torch pins them itself,")
     print("# so a CPU build and a CUDA build both fit.")
-    for name, version in sorted(find_needed("faultline[dev]").items()):
-        if not PLATFORM.match(name):
+    for name, version in sorted(find_needed("faultline[dev]", *EXTRA).items()):
+        if name != "faultline" and not PLATFORM.match(name):
             print(f"{name}=={version}")
 
 
