@@ -38,8 +38,9 @@ def load_npz(path: Path, columns: Mapping[str, str], target: str, input_names: S
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
+        with path.open("rb") as handle:
+            file = np.load(handle, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataUnreadable(_unreadable("a single .npy array"))
             return {name: _read_array(name, file[name]) for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
