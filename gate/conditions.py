@@ -19,7 +19,7 @@ def judge_condition(condition: Condition, report: Report, waivers: ActiveWaivers
     standing = [one for i, one in enumerate(judgements) if i not in granted]
     exceeded = [one for one in standing if one.state == "exceeded"]
     undecided = [one for one in standing if one.state == "undecided"]
-    matched, waived = len(judgements), tuple(dict.fromkeys(granted.values()))
+    matched, waived = len(judgements), tuple(waiver for waiver in waivers.waivers if waiver in granted.values())
     if exceeded:
         outcome: Outcome = "warn" if condition.severity == "warning" else "fail"
         return _build_verdict(condition, outcome, exceeded, matched, _say_besides(waived, len(granted)))
