@@ -31,10 +31,10 @@ class Problem(Output):
 
 
 def clean_text(text: str, limit: int = MAX_TEXT) -> str:
-    """Return `text` with control and format characters escaped and its length bounded.
+    r"""Return `text` with control and format characters escaped and its length bounded.
 
-    >>> clean_text("a\\x1b[31mb")
-    'a\\\\x1b[31mb'
+    >>> clean_text("a\x1b[31mb")
+    'a\\x1b[31mb'
     """
     shown = "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else ascii(c)[1:-1] for c in text[: limit + 1])
     return shown if len(text) <= limit else shown[:limit] + "…"

@@ -279,7 +279,20 @@ class Environment(Output):
     deterministic: bool
 
 
-class Measurement(Output):
+class Figures(Output):
+    """What was measured; the same in the child's Measurement and in the published Report."""
+
+    coverage: Coverage
+    clean: Clean
+    findings: tuple[Finding, ...]
+    ranking: tuple[Ranking, ...]
+    breaking_points: tuple[BreakingPoint, ...]
+    theory: Theory | None
+    flags: tuple[Flag, ...]
+    environment: Environment
+
+
+class Measurement(Figures):
     """All that the child measured; `counterexamples` maps finding ids to file names in its scratch folder."""
 
     format: Literal["onnx", "torchscript"]
@@ -287,29 +300,13 @@ class Measurement(Output):
     opset: int | None
     examples: int
     labels_counted: int
-    coverage: Coverage
-    clean: Clean
-    findings: tuple[Finding, ...]
-    ranking: tuple[Ranking, ...]
-    breaking_points: tuple[BreakingPoint, ...]
-    theory: Theory | None
-    flags: tuple[Flag, ...]
     counterexamples: dict[str, str]
-    environment: Environment
 
 
-class Report(Output):
+class Report(Figures):
     """The published report."""
 
     schema_version: Literal[1]
     subject: Subject
     request: dict[str, Any]
-    coverage: Coverage
-    clean: Clean
-    findings: tuple[Finding, ...]
-    ranking: tuple[Ranking, ...]
-    breaking_points: tuple[BreakingPoint, ...]
-    theory: Theory | None
-    flags: tuple[Flag, ...]
     counterexamples: tuple[Counterexample, ...]
-    environment: Environment

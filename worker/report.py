@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from schemas.base import SCHEMA_VERSION
-from schemas.report import Counterexample, DataSubject, EngineSubject, Measurement, ModelSubject, Report, Subject
+from schemas.report import Counterexample, DataSubject, EngineSubject, Figures, Measurement, ModelSubject, Report, Subject
 from schemas.request import AuditRequest, echo_request
 from schemas.version import ENGINE_VERSION
 
@@ -37,16 +37,9 @@ def assemble_report(
             engine=EngineSubject(version=ENGINE_VERSION),
         ),
         request=echo_request(request),
-        coverage=measurement.coverage,
-        clean=measurement.clean,
-        findings=measurement.findings,
-        ranking=measurement.ranking,
-        breaking_points=measurement.breaking_points,
-        theory=measurement.theory,
-        flags=measurement.flags,
         counterexamples=tuple(
             Counterexample(finding=finding, artifact=f"sha256:{digest}")
             for finding, digest in sorted(counterexample_digests.items())
         ),
-        environment=measurement.environment,
+        **{name: getattr(measurement, name) for name in Figures.model_fields},
     )
