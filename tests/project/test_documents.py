@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.tree import PACKAGES, ROOT, list_files, list_package_files, parse, show
+from tests.project.tree import PACKAGES, ROOT, list_files, list_package_files, list_python_files, parse, show
 from worker.engine.flags import FLAGS
 
 DOCUMENTS = [path for path in list_files() if path.suffix == ".md"]
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 WORST_CASE = re.compile(r"worst[- ]case", re.IGNORECASE)
+SECTION = re.compile(r"\bmethod(?:\.md)?,? sections? (\d+)")
 QUOTED = re.compile(r'"[^"\n]*"')
 # Joined here so that this file does not name a host either.
 REGISTRIES = [
@@ -50,6 +51,15 @@ def test_the_flags_page_describes_exactly_the_flags_that_exist() -> None:
         assert f"Severity: {FLAGS[code][0]}\n" in text, code
         for part in ("**Raised if** ", "**Means** ", "**What to do**: "):
             assert text.count(part) == 1, f"{code}: {part}"
+
+
+def test_sections_of_the_method_that_code_refers_to_exist() -> None:
+    text = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    existing = set(re.findall(r"^## (\d+)\. ", text, re.MULTILINE))
+    files = [path for path in list_python_files() if path.parent != Path(__file__).parent]
+    referred = {number for path in files for number in SECTION.findall(path.read_text(encoding="utf-8"))}
+    assert referred
+    assert referred <= existing
 
 
 @pytest.mark.parametrize("record", DECISIONS, ids=lambda path: path.stem)
