@@ -1,0 +1,147 @@
+"""Artifacts: models, data, reports and counterexamples, per owner, named by their sha-256.
+
+A file is written aside, synced and renamed, so that whatever `path` returns is complete and has the digest of its name.
+"""
+
+import logging
+import os
+import re
+import secrets
+import stat
+import time
+from hashlib import sha256 as new_sha256
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from schemas.base import compute_sha256
+from schemas.errors import Fault, WorkerFault
+from storage.uploads import Upload, reaching_disk
+
+logger = logging.getLogger("faultline.storage")
+
+BLOCK_BYTES: Final = 1024 * 1024
+ABANDONED_S: Final = 3600.0
+INCOMING: Final = ".incoming"
+SHA256: Final = re.compile(r"[0-9a-f]{64}")
+PLAIN_OWNER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+class ArtifactStore(Protocol):
+    """Where artifacts are kept. An owner sees its own only; a digest gives no access to another's."""
+
+    def path(self, owner: str, sha256: str) -> Path | None:
+        """Return a local file with the artifact, None if the owner has none of that digest."""
+
+    def size(self, owner: str, sha256: str) -> int | None:
+        """Return the artifact's size in bytes, None if the owner has none of that digest."""
+
+    def open(self, owner: str, sha256: str) -> BinaryIO | None:
+        """Return the open artifact, None if the owner has none of that digest."""
+
+    def begin(self, owner: str) -> Upload:
+        """Begin a new artifact."""
+
+    def put_bytes(self, owner: str, content: bytes) -> str:
+        """Store `content` and return its sha-256."""
+
+    def put_file(self, owner: str, path: Path) -> str:
+        """Store a copy of the file and return its sha-256."""
+
+
+class FileArtifactStore:
+    """Artifacts in the folder `root`: OWNER/ab/abcd..., and .incoming for what is being written. Threads may share one."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._incoming = root / INCOMING
+        with reaching_disk(root):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._incoming.mkdir(mode=0o700, exist_ok=True)
+        remove_abandoned(self._incoming, time.time() - ABANDONED_S)
+
+    def path(self, owner: str, sha256: str) -> Path | None:
+        """Return the artifact's file, None if the owner has none of that digest."""
+        if not SHA256.fullmatch(sha256):
+            return None
+        path = self._locate(owner, sha256)
+        return path if path.is_file() else None
+
+    def size(self, owner: str, sha256: str) -> int | None:
+        """Return the artifact's size in bytes, None if the owner has none of that digest."""
+        path = self.path(owner, sha256)
+        return None if path is None else path.stat().st_size
+
+    def open(self, owner: str, sha256: str) -> BinaryIO | None:
+        """Return the open artifact, None if the owner has none of that digest."""
+        path = self.path(owner, sha256)
+        return None if path is None else path.open("rb")
+
+    def begin(self, owner: str) -> Upload:
+        """Return a new artifact to write to; nothing of it is seen before `commit`.
+
+        Raises:
+            Unavailable: when nothing can be written.
+
+        """
+        return Upload(self._incoming / secrets.token_hex(16), lambda sha256: self._locate(owner, sha256), self._root)
+
+    def put_bytes(self, owner: str, content: bytes) -> str:
+        """Return the sha-256 of `content`, which is stored then.
+
+        Raises:
+            Unavailable: when it cannot be written; nothing is left behind then.
+
+        """
+        with self.begin(owner) as upload:
+            upload.write(content)
+            return upload.commit(compute_sha256(content))
+
+    def put_file(self, owner: str, path: Path) -> str:
+        """Return the sha-256 of the file, of which a copy is stored then.
+
+        Raises:
+            WorkerFault: when `path` is a link or anything else than a file: who wrote it may not be trusted.
+            Unavailable: when it cannot be written; nothing is left behind then.
+
+        """
+        with _open_plain(path) as source, self.begin(owner) as upload:
+            while block := source.read(BLOCK_BYTES):
+                upload.write(block)
+            return upload.commit()
+
+    def _locate(self, owner: str, sha256: str) -> Path:
+        # An owner whose name could be no folder's, or another owner's in other letters, gets its name's digest.
+        folder = owner if PLAIN_OWNER.fullmatch(owner) else f"~{new_sha256(owner.encode()).hexdigest()}"
+        return self._root / folder / sha256[:2] / sha256
+
+
+def remove_abandoned(folder: Path, before: float) -> list[Path]:
+    """Remove files that nobody has written to since `before` (seconds since 1970): their writers have crashed."""
+    removed = []
+    for path in folder.iterdir():
+        try:
+            if path.stat().st_mtime < before:
+                path.unlink()
+                removed.append(path)
+        except FileNotFoundError:  # its writer or another process was quicker
+            continue
+    if removed:
+        logger.info("removed %d unfinished artifacts in %s", len(removed), folder)
+    return removed
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    """Open a file that may be a trap: no link is followed, no pipe is waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise WorkerFault(_describe_trap(path, error.strerror or "cannot be opened")) from None
+    source = os.fdopen(descriptor, "rb", buffering=0)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        source.close()
+        raise WorkerFault(_describe_trap(path, "is not a regular file"))
+    return source
+
+
+def _describe_trap(path: Path, got: str) -> Fault:
+    return Fault("the file to be stored cannot be used", where=path.name, expected="a regular file, not a link", got=got)

@@ -1,0 +1,46 @@
+"""Doorbell: a Celery message that says that a job waits. It may be lost or come twice; the job record is the truth."""
+
+import logging
+from typing import Final
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from storage.urls import make_broker_url
+
+logger = logging.getLogger("faultline.storage")
+
+TASK_NAME: Final = "faultline.run_audit"
+DEFAULT_QUEUE: Final = "faultline.cpu"
+"""Queues are named after the class of device that serves them."""
+SOCKET_TIMEOUT_S: Final = 2.0
+RETRY_POLICY: Final = {"max_retries": 2, "interval_start": 0.0, "interval_step": 0.1, "interval_max": 0.2}
+
+
+class Doorbell:
+    """Rings for workers. `broker_url` may be spelt for redis-py or for kombu. Threads may share one."""
+
+    def __init__(self, broker_url: str, queue: str = DEFAULT_QUEUE) -> None:
+        self._queue = queue
+        self._app = Celery("faultline-doorbell", broker=make_broker_url(broker_url), set_as_current=False)
+        self._app.conf.update(
+            task_ignore_result=True,
+            result_backend=None,
+            task_serializer="json",
+            accept_content=["json"],
+            broker_connection_retry=False,
+            broker_transport_options={"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S},
+        )
+
+    def ring(self, job_id: str) -> bool:
+        """Tell the workers of a job; False if the broker did not take it: then a sweep will ring again."""
+        try:
+            self._app.send_task(TASK_NAME, args=[job_id], queue=self._queue, retry=True, retry_policy=RETRY_POLICY)
+        except OperationalError as error:
+            logger.warning("the doorbell for job %s did not ring, a sweep will ring again: %s", job_id, error)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the broker's connections."""
+        self._app.close()

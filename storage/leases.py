@@ -1,0 +1,108 @@
+"""Leases: the store as workers see it. A job belongs to the attempt that claimed it, for as long as that attempt beats."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+import redis
+
+from schemas.base import canonical_bytes
+from schemas.errors import Fault
+from storage.connection import reaching_store
+from storage.endings import MAX_TRIES, describe_cancelled, describe_exhausted
+from storage.scripts import KEY_PREFIX, ScriptName, load_script
+
+LEASE_S: Final = 10.0
+QUIET_S: Final = 5.0
+LONGEST_QUIET_S: Final = 60.0
+MOST_RINGS: Final = 16
+
+Beat = Literal["ok", "cancel", "lost"]
+End = Literal["succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that this worker holds. `report_sha256` is the report of an equal audit that ended meanwhile: use it."""
+
+    id: str
+    attempt: int
+    owner: str
+    request: bytes
+    request_digest: str
+    report_sha256: str | None
+
+
+class Leases:
+    """Every call may be repeated when its reply was lost; see docs/architecture/jobs.md.
+
+    `client` must give bytes. Raises Unavailable when the store is out of reach for longer than the client tries.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        lease_s: float = LEASE_S,
+        max_tries: int = MAX_TRIES,
+        quiet_s: float = QUIET_S,
+    ) -> None:
+        self._client = client
+        self._lease_us = round(lease_s * 1e6)
+        self._max_tries = max_tries
+        self._quiet_us = round(quiet_s * 1e6)
+        self._scripts = {name: client.register_script(load_script(name)) for name in NAMES}
+
+    def claim(self, job_id: str, worker: str) -> Claim | None:
+        """Take the job if it is queued or its lease ran out; None means that there is nothing to do for this worker."""
+        reply = self._run("claim", job_id, secrets.token_hex(8), worker, self._lease_us, *self._describe_ends())
+        if reply is None:
+            return None
+        attempt, owner, request_digest, request, report = reply
+        return Claim(job_id, int(attempt), owner.decode(), request, request_digest.decode(), report.decode() or None)
+
+    def beat(self, job_id: str, attempt: int, progress: dict[str, Any] | None = None) -> Beat:
+        """Keep the lease; "cancel": stop and finish as cancelled, "lost": stop, the job is another's."""
+        content = b"" if progress is None else canonical_bytes(progress)
+        return cast("Beat", self._run("beat", job_id, attempt, self._lease_us, content).decode())
+
+    def finish(
+        self,
+        job_id: str,
+        attempt: int,
+        state: End,
+        report_sha256: str | None = None,
+        verdict: str | None = None,
+        problem: dict[str, Any] | None = None,
+    ) -> bool:
+        """End the job; False if it is not this attempt's any more. A success needs its report, any other end its problem."""
+        if (state == "succeeded") != (report_sha256 is not None) or (state == "succeeded") == (problem is not None):
+            message = f"state {state} does not go with report {report_sha256} and problem {problem}"
+            raise ValueError(message)
+        content = b"" if problem is None else canonical_bytes(problem)
+        return bool(self._run("finish", job_id, attempt, state, report_sha256 or "", verdict or "", content))
+
+    def release(self, job_id: str, attempt: int, fault: Fault | None = None) -> bool:
+        """Give the job back to the queue; without a fault of the worker's own this costs no try. False if it was lost."""
+        ends = self._describe_ends(*([fault] if fault else []))
+        return bool(self._run("release", job_id, attempt, 1 if fault else 0, *ends))
+
+    def sweep(self) -> list[str]:
+        """Return jobs of silent workers to the queue; the ids whose doorbell should ring come back, oldest first."""
+        longest_us = max(self._quiet_us, round(LONGEST_QUIET_S * 1e6))
+        ids = self._run("sweep", *self._describe_ends(), self._quiet_us, longest_us, MOST_RINGS)
+        return [id.decode() for id in ids]
+
+    def announce(self, worker: str, ttl_s: float) -> None:
+        """Say that this worker takes jobs, for `ttl_s` from now; 0 says that it leaves."""
+        self._run("workers", worker, round(ttl_s * 1e6))
+
+    def _describe_ends(self, *last: Fault) -> Sequence[int | bytes]:
+        return self._max_tries, describe_exhausted(self._max_tries, *last), describe_cancelled()
+
+    def _run(self, name: ScriptName, *arguments: str | bytes | int) -> Any:
+        with reaching_store():
+            return self._scripts[name](keys=[KEY_PREFIX], args=arguments)
+
+
+NAMES: Final[tuple[ScriptName, ...]] = ("claim", "beat", "finish", "release", "sweep", "workers")

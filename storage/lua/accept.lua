@@ -1,0 +1,41 @@
+-- Makes a job, once per idempotency key. Without a key the caller's nonce is one, so that a repeated call makes one job.
+-- ARGV: nonce, owner, request, request_digest, labels, fresh, idempotency key, its life in ms, body_sha256
+-- Returns {'mismatch'} or {'known' | 'created', id, fields}
+local nonce, owner, request, request_digest, labels, fresh = unpack(ARGV, 1, 6)
+local idempotency, life_ms, body_sha256 = prefix .. 'idempotency:' .. ARGV[7], ARGV[8], ARGV[9]
+
+local known = redis.call('GET', idempotency)
+if known then
+  local id, sha256 = string.match(known, '^(%S+) (%S+)$')
+  if redis.call('EXISTS', job_key(id)) == 1 then
+    if sha256 ~= body_sha256 then
+      return {'mismatch'}
+    end
+    local ours = string.sub(id, -string.len(nonce)) == nonce
+    return {ours and 'created' or 'known', id, redis.call('HGETALL', job_key(id))}
+  end
+end
+
+-- Ids rise strictly even if the server's clock is set back: pages are ordered by id.
+local tick = math.max(now, tonumber(redis.call('GET', prefix .. 'clock') or '0') + 1)
+redis.call('SET', prefix .. 'clock', integer(tick))
+local high = math.floor(tick / 16777216)
+local id = string.format('%07x%06x', high, tick - high * 16777216) .. nonce
+
+redis.call('SET', idempotency, id .. ' ' .. body_sha256, 'PX', life_ms)
+redis.call('HSET', job_key(id),
+  'schema_version', RECORD_VERSION, 'owner', owner, 'attempt', 0, 'tries', 0, 'revision', 0, 'cancel', 0,
+  'request', request, 'request_digest', request_digest, 'labels', labels, 'fresh', fresh, 'created_at', integer(tick),
+  'rung_at', integer(now), 'rings', 0)
+redis.call('ZADD', index_key('all', owner), 0, id)
+
+local job = {id = id, owner = owner, request_digest = request_digest}
+local report = fresh ~= '1' and redis.call('GET', twin_key('report', job))
+if report then
+  redis.call('HSET', job_key(id), 'report_sha256', report, 'reused', 1)
+  end_job(job, 'succeeded', '')
+else
+  enter(job, 'queued', tick)
+  announce_change(id)
+end
+return {'created', id, redis.call('HGETALL', job_key(id))}

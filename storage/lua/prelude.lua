@@ -1,0 +1,113 @@
+-- Stands before every script. KEYS[1] is the key prefix. Times are microseconds of the server's clock.
+-- A job is in exactly one of the sorted sets `pending` (queued), `leases` (running), `quarantine`, or has ended.
+local prefix = KEYS[1]
+local RECORD_VERSION = 1
+local SET_OF = {queued = 'pending', running = 'leases', quarantined = 'quarantine'}
+local FIELDS = {
+  'schema_version', 'owner', 'state', 'attempt', 'tries', 'cancel', 'request_digest', 'fresh', 'created_at',
+  'report_sha256', 'problem', 'verdict', 'progress', 'call', 'cancel_call', 'ended_by', 'released_by', 'rung_at', 'rings',
+}
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+
+local function integer(number)
+  return string.format('%.0f', number)
+end
+
+local function job_key(id)
+  return prefix .. 'job:' .. id
+end
+
+-- The owner comes last in every key, so that no owner's name can be read as part of another key.
+local function index_key(kind, owner)
+  return prefix .. 'index:' .. kind .. ':' .. owner
+end
+
+-- Jobs of one owner with the same request digest are twins: their reports are equal.
+local function twin_key(kind, job)
+  return prefix .. kind .. ':' .. job.request_digest .. ':' .. job.owner
+end
+
+-- Records of a newer program are nil here: they are left alone.
+local function load_job(id)
+  local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
+  if not values[1] or tonumber(values[1]) > RECORD_VERSION then
+    return nil
+  end
+  local job = {id = id}
+  for i, name in ipairs(FIELDS) do
+    job[name] = values[i]
+  end
+  return job
+end
+
+local function announce_change(id)
+  redis.call('HINCRBY', job_key(id), 'revision', 1)
+  redis.call('PUBLISH', prefix .. 'changes', id)
+end
+
+local function has_live_lease(id)
+  local deadline = redis.call('ZSCORE', prefix .. 'leases', id)
+  return deadline and tonumber(deadline) > now
+end
+
+-- A job stops running: twins that were held back for it may be claimed now.
+local function wake_twins(job)
+  if redis.call('GET', twin_key('active', job)) == job.id then
+    redis.call('DEL', twin_key('active', job))
+  end
+  local waiting = twin_key('waiting', job)
+  if redis.call('EXISTS', waiting) == 1 then
+    redis.call('SUNIONSTORE', prefix .. 'wake', prefix .. 'wake', waiting)
+    redis.call('DEL', waiting)
+  end
+end
+
+-- The only place where a state changes: hash field, sorted sets, index and counts move together.
+local function enter(job, state, score)
+  if job.state == 'running' then
+    wake_twins(job)
+  elseif job.state == 'queued' then
+    redis.call('SREM', twin_key('waiting', job), job.id)
+  end
+  if job.state then
+    redis.call('ZREM', index_key(job.state, job.owner), job.id)
+    redis.call('HINCRBY', prefix .. 'counts', job.state, -1)
+  end
+  if SET_OF[job.state] then
+    redis.call('ZREM', prefix .. SET_OF[job.state], job.id)
+  end
+  if SET_OF[state] then
+    redis.call('ZADD', prefix .. SET_OF[state], integer(score), job.id)
+  end
+  redis.call('ZADD', index_key(state, job.owner), 0, job.id)
+  redis.call('HINCRBY', prefix .. 'counts', state, 1)
+  redis.call('HSET', job_key(job.id), 'state', state)
+  job.state = state
+end
+
+local function end_job(job, state, problem)
+  redis.call('HSET', job_key(job.id), 'ended_at', integer(now))
+  if problem ~= '' then
+    redis.call('HSET', job_key(job.id), 'problem', problem)
+  end
+  enter(job, state, now)
+  announce_change(job.id)
+end
+
+-- An attempt is over and the job has not ended: back to the queue, unless it was cancelled or has used up its tries.
+-- `ends` holds max_tries and the problems of a job that ends here.
+local function retire_attempt(job, ends)
+  if job.cancel == '1' then
+    return end_job(job, 'cancelled', ends.cancelled)
+  end
+  if tonumber(job.tries) >= ends.max_tries then
+    return end_job(job, 'quarantined', ends.exhausted)
+  end
+  redis.call('HDEL', job_key(job.id), 'progress', 'started_at', 'call')
+  redis.call('HSET', job_key(job.id), 'rung_at', integer(now), 'rings', 0)
+  enter(job, 'queued', job.created_at)
+  announce_change(job.id)
+end
+

@@ -1,0 +1,79 @@
+"""JobRecord: what the store keeps of an audit."""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from schemas.job import JobState
+from schemas.verdict import Outcome
+
+JOB_ID = re.compile(r"[0-9a-f]{13}[0-9a-v]{16}")
+"""Microseconds since 1970 as the store's clock gave them, then 80 random bits."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One audit as it stands in the store. `request` is its canonical JSON; `revision` rises with every change.
+
+    `started_at` is when the present or last attempt began: a job that went back to the queue has none.
+    """
+
+    id: str
+    owner: str
+    state: JobState
+    attempt: int
+    revision: int
+    cancel: bool
+    request: bytes
+    request_digest: str
+    labels: dict[str, str]
+    progress: dict[str, Any] | None
+    report_sha256: str | None
+    problem: dict[str, Any] | None
+    verdict: Outcome | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    reused: bool
+
+
+def read_record(id: str, fields: dict[bytes, bytes]) -> JobRecord:
+    """Return the record that a hash holds; fields of newer programs are ignored."""
+    text = {name.decode(): value.decode() for name, value in fields.items() if name != b"request"}
+    return JobRecord(
+        id=id,
+        owner=text["owner"],
+        state=cast("JobState", text["state"]),
+        attempt=int(text["attempt"]),
+        revision=int(text["revision"]),
+        cancel=text["cancel"] == "1",
+        request=fields[b"request"],
+        request_digest=text["request_digest"],
+        labels=json.loads(text["labels"]),
+        progress=_read_json(text.get("progress")),
+        report_sha256=text.get("report_sha256"),
+        problem=_read_json(text.get("problem")),
+        verdict=cast("Outcome | None", text.get("verdict")),
+        created_at=_read_time(text["created_at"]),
+        started_at=_read_time(text["started_at"]) if "started_at" in text else None,
+        ended_at=_read_time(text["ended_at"]) if "ended_at" in text else None,
+        reused=text.get("reused") == "1",
+    )
+
+
+def pair_fields(flat: list[bytes]) -> dict[bytes, bytes]:
+    """Return the hash that a script gave back as names and values in turn."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _read_json(text: str | None) -> dict[str, Any] | None:
+    content: dict[str, Any] | None = None if text is None else json.loads(text)
+    return content
+
+
+def _read_time(microseconds: str) -> datetime:
+    return _EPOCH + timedelta(microseconds=int(microseconds))

@@ -1,0 +1,15 @@
+"""The store's transitions: one Lua script each, run by the server in one step."""
+
+from functools import cache
+from importlib.resources import files
+from typing import Final, Literal
+
+KEY_PREFIX: Final = "faultline:"
+ScriptName = Literal["accept", "claim", "beat", "finish", "release", "sweep", "cancel", "verdict", "page", "workers"]
+
+
+@cache
+def load_script(name: ScriptName) -> str:
+    """Return the source of a transition with what all of them share before it."""
+    folder = files("storage") / "lua"
+    return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
