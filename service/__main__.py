@@ -1,6 +1,7 @@
 """`python -m service` runs the API in this process, with the settings of the environment."""
 
 import logging
+import math
 import socket
 import sys
 
@@ -45,7 +46,7 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=settings.drain_s,
+        timeout_graceful_shutdown=math.ceil(settings.drain_s),
     )
     listener = config.bind_socket()
     Server(config).run(sockets=[listener])

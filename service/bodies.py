@@ -1,5 +1,6 @@
 """Reads request bodies: bounded, undecoded, never more in memory than asked for."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ async def read_document(request: Request, limit: int) -> Document:
         got = media_type or "no Content-Type"
         raise UnsupportedMedia(Fault("the body is not said to be JSON", "header: Content-Type", "application/json", got, advice))
     body = b"".join([chunk async for chunk in read_bounded(request, limit)])
-    return Document(body, parse_json(body))
+    return Document(body, await asyncio.to_thread(parse_json, body))
 
 
 async def read_bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
@@ -46,24 +47,25 @@ async def read_bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
     if encoding.lower() != "identity":
         advice = "Send the bytes as they are."
         raise UnsupportedMedia(Fault("the body is encoded", "header: Content-Encoding", "identity", encoding, advice))
+    chunks = request.stream()
     announced = int(request.headers.get("content-length", "0"))
     if announced > limit:
         if "expect" not in request.headers:  # a client that waits for "100 Continue" has sent nothing yet
-            await _linger(request)
+            await _linger(chunks)
         raise TooLarge(_explain_size(limit, f"{announced} bytes"))
     size = 0
-    async for chunk in request.stream():
+    async for chunk in chunks:
         size += len(chunk)
         if size > limit:
-            await _linger(request)
+            await _linger(chunks)
             raise TooLarge(_explain_size(limit, f"more than {limit} bytes"))
         yield chunk
 
 
-async def _linger(request: Request) -> None:
+async def _linger(chunks: AsyncIterator[bytes]) -> None:
     """Take a little more of a body that is refused: a client that is still sending would lose the answer with the connection."""
     left = LINGER_BYTES
-    async for chunk in request.stream():
+    async for chunk in chunks:
         left -= len(chunk)
         if left < 0:
             return

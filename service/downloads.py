@@ -4,7 +4,6 @@ import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import BinaryIO
 
 from fastapi import Response
@@ -17,29 +16,29 @@ from storage.artifacts import ArtifactStore
 BLOCK_BYTES = 256 * 1024
 
 
-async def find_artifact(store: ArtifactStore, owner: str, sha256: str) -> Path:
-    """Return the path of the owner's artifact.
+async def open_artifact(store: ArtifactStore, owner: str, sha256: str) -> BinaryIO:
+    """Return the owner's artifact, open.
 
     Raises:
         NotFound: if the owner has none of that digest.
 
     """
-    path = await asyncio.to_thread(store.path, owner, sha256)
-    if path is None:
+    file = await asyncio.to_thread(store.open, owner, sha256)
+    if file is None:
         advice = f"Upload it with PUT /v1/artifacts/{sha256}."
         raise NotFound(Fault("there is no such artifact", "path: sha256", "the digest of an uploaded artifact", sha256, advice))
-    return path
+    return file
 
 
-async def answer_file(
-    path: Path, sha256: str, media_type: str, if_none_match: str | None, *, headers_only: bool = False
+def answer_file(
+    file: BinaryIO, sha256: str, media_type: str, if_none_match: str | None, *, headers_only: bool = False
 ) -> Response:
-    """Return the file as a response, or 304 when the caller holds it."""
+    """Return the file as a response that closes it, or 304 when the caller holds it."""
     etag = format_etag(sha256)
     headers = {"etag": etag, "cache-control": "private, no-cache"}
     if matches_etag(if_none_match, etag):
+        file.close()
         return Response(status_code=304, headers=headers)
-    file = await asyncio.to_thread(path.open, "rb")
     headers["content-length"] = str(os.fstat(file.fileno()).st_size)
     headers["repr-digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
     if headers_only:

@@ -3,8 +3,6 @@
 import asyncio
 import json
 from datetime import UTC, date, datetime
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from gate.evaluate import evaluate
@@ -12,11 +10,11 @@ from schemas.base import canonical_bytes, compute_sha256
 from schemas.errors import Fault, InvalidRequest, NotFound
 from schemas.policy import Policy
 from schemas.report import Report
-from schemas.verdict import Outcome, Verdict
+from schemas.verdict import Verdict
 from schemas.verdict_request import VerdictRequest
 from service.bodies import Document
 from service.polling import find_nothing
-from service.reports import find_report, load_report, read_report_digest
+from service.reports import load_report, open_report, read_report_digest
 from service.strict_json import check_json
 from storage.artifacts import ArtifactStore
 from storage.queue import JobQueue
@@ -35,21 +33,23 @@ def find_today() -> date:
     return datetime.now(UTC).date()
 
 
-async def find_outcome(store: ArtifactStore, record: JobRecord) -> Outcome | None:
-    """Return what the job's own policy said when the audit ended; None when there is no policy or no report."""
-    # A worker writes it down; for a job that was answered with an earlier report it is worked out here.
-    if record.verdict is not None or record.report_sha256 is None or record.ended_at is None:
-        return record.verdict
-    policy = json.loads(record.request)["policy"]
+async def settle_verdict(queue: JobQueue, store: ArtifactStore, record: JobRecord) -> JobRecord:
+    """Return the job with its verdict noted, if it was answered with an earlier report and came with a policy."""
+    # A worker notes the verdict of what it ran; nobody runs a job whose report was there already.
+    if not record.reused or record.verdict is not None or record.ended_at is None:
+        return record
+    policy = read_policy(record)
     if policy is None:
-        return None
-    path = await find_report(store, record)
-    return await asyncio.to_thread(_judge_stored, canonical_bytes(policy), path, record.report_sha256, record.ended_at.date())
+        return record
+    judged = await _load_judged(store, record)
+    verdict = await asyncio.to_thread(evaluate, policy, *judged, record.ended_at.date())
+    return await queue.set_verdict(record.id, record.owner, verdict.outcome) or record
 
 
-@lru_cache(maxsize=4096)
-def _judge_stored(policy: bytes, path: Path, sha256: str, day: date) -> Outcome:
-    return evaluate(Policy.model_validate_json(policy), load_report(path), sha256, day).outcome
+def read_policy(record: JobRecord) -> Policy | None:
+    """Return the policy that was posted with the audit."""
+    policy = json.loads(record.request)["policy"]
+    return None if policy is None else Policy.model_validate(policy)
 
 
 async def judge_audit(store: ArtifactStore, record: JobRecord) -> Verdict:
@@ -59,12 +59,12 @@ async def judge_audit(store: ArtifactStore, record: JobRecord) -> Verdict:
         NotFound: if the audit came without a policy.
 
     """
-    policy = json.loads(record.request)["policy"]
+    policy = read_policy(record)
     if policy is None:
         advice = "Post a policy of your own to POST /v1/verdicts with this audit_id."
         raise NotFound(Fault("the audit came without a policy", "path: audit_id", "an audit with a policy", record.id, advice))
     judged = await _load_judged(store, record)
-    return await asyncio.to_thread(evaluate, Policy.model_validate(policy), *judged, find_today())
+    return await asyncio.to_thread(evaluate, policy, *judged, find_today())
 
 
 async def judge_posted(queue: JobQueue, store: ArtifactStore, owner: str, document: Document) -> Verdict:
@@ -94,5 +94,5 @@ def _wrap(report: object, content: Any) -> Judged | None:
 
 
 async def _load_judged(store: ArtifactStore, record: JobRecord) -> Judged:
-    path = await find_report(store, record)
-    return Judged(await asyncio.to_thread(load_report, path), read_report_digest(record))
+    file = await open_report(store, record)
+    return Judged(await asyncio.to_thread(load_report, file), read_report_digest(record))

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import AbstractAsyncContextManager
 
-from schemas.errors import Fault, NotFound
+from schemas.errors import Conflict, Fault, NotFound
 from schemas.job import TERMINAL_STATES
 from service.conditional import format_etag, matches_etag
 from storage.queue import JobQueue
@@ -30,9 +30,15 @@ async def cancel_job(queue: JobQueue, audit_id: str, owner: str) -> JobRecord:
 
     Raises:
         NotFound: if the owner has no such job.
+        Conflict: if it has ended.
 
     """
-    record = await queue.cancel(audit_id, owner)
+    try:
+        record = await queue.cancel(audit_id, owner)
+    except Conflict as error:
+        what, got = error.faults[0].what, error.faults[0].got
+        advice = "There is nothing left to cancel; GET shows how it ended."
+        raise Conflict(Fault(what, "path: audit_id", "an audit that is queued or running", got, advice)) from error
     if record is None:
         raise NotFound(find_nothing(audit_id, "path: audit_id"))
     return record

@@ -4,16 +4,14 @@ from datetime import datetime
 
 from schemas.job import TERMINAL_STATES, Job, Progress, ReportPointer, Timings, VerdictPointer
 from schemas.problem import Problem
-from schemas.verdict import Outcome
 from storage.records import JobRecord
 
 AUDITS = "/v1/audits"
 
 
-def build_job(record: JobRecord, outcome: Outcome | None) -> Job:
-    """Return the job of `record`; `outcome` is that of its policy when there is one and the audit succeeded."""
-    # A pure function of the record, so that its revision is an entity tag.
-    links = build_links(record, judged=outcome is not None)
+def build_job(record: JobRecord) -> Job:
+    """Return the job of `record`: nothing else goes in, so that the record's revision is an entity tag."""
+    links = build_links(record)
     return Job(
         schema_version=1,
         id=record.id,
@@ -28,7 +26,7 @@ def build_job(record: JobRecord, outcome: Outcome | None) -> Job:
         request_digest=record.request_digest,
         report=None if record.report_sha256 is None else ReportPointer(sha256=record.report_sha256, url=links["report"]),
         problem=None if record.problem is None else Problem.model_validate(record.problem),
-        verdict=None if outcome is None else VerdictPointer(outcome=outcome, url=links["verdict"]),
+        verdict=None if record.verdict is None else VerdictPointer(outcome=record.verdict, url=links["verdict"]),
         timings=Timings(
             queued_s=_seconds_between(record.created_at, record.started_at or record.ended_at),
             running_s=_seconds_between(record.started_at, record.ended_at),
@@ -38,12 +36,12 @@ def build_job(record: JobRecord, outcome: Outcome | None) -> Job:
     )
 
 
-def build_links(record: JobRecord, *, judged: bool) -> dict[str, str]:
+def build_links(record: JobRecord) -> dict[str, str]:
     """Return the paths that make sense for the job in its state."""
     links = {"self": f"{AUDITS}/{record.id}"}
     if record.report_sha256 is not None:
         links["report"] = f"{AUDITS}/{record.id}/report"
-    if judged:
+    if record.verdict is not None:
         links["verdict"] = f"{AUDITS}/{record.id}/verdict"
     if record.state not in TERMINAL_STATES:
         links["cancel"] = links["self"]

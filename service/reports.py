@@ -1,7 +1,7 @@
 """Finds the report of an audit, or says why there is none."""
 
 import asyncio
-from pathlib import Path
+from typing import BinaryIO
 
 from schemas.errors import Cancelled, Conflict, Fault, NotAcceptable, Unavailable
 from schemas.job import TERMINAL_STATES
@@ -47,24 +47,25 @@ def read_report_digest(record: JobRecord) -> str:
     raise NoReport(_explain_end(record) if record.state in TERMINAL_STATES else _explain_wait(record))
 
 
-async def find_report(store: ArtifactStore, record: JobRecord) -> Path:
-    """Return where the job's report is stored.
+async def open_report(store: ArtifactStore, record: JobRecord) -> BinaryIO:
+    """Return the job's report, open.
 
     Raises:
         Unavailable: if the record names a report that the store does not hold.
 
     """
     sha256 = read_report_digest(record)
-    path = await asyncio.to_thread(store.path, record.owner, sha256)
-    if path is None:
+    file = await asyncio.to_thread(store.open, record.owner, sha256)
+    if file is None:
         advice = "Check that API and workers use the same data folder; submit the audit again with fresh: true."
         raise Unavailable(Fault("the report is not in the store", "", f"artifact {sha256}", "nothing", advice))
-    return path
+    return file
 
 
-def load_report(path: Path) -> Report:
-    """Return the report stored at `path`."""
-    return Report.model_validate_json(path.read_bytes())
+def load_report(file: BinaryIO) -> Report:
+    """Return the report in `file`, which is closed."""
+    with file:
+        return Report.model_validate_json(file.read())
 
 
 def _explain_wait(record: JobRecord) -> Problem:

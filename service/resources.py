@@ -12,8 +12,8 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Request
 
 from service.settings import Settings
-from storage.connection import connect_async
 from storage.artifacts import ArtifactStore, FileArtifactStore
+from storage.connection import connect_async
 from storage.doorbell import Doorbell
 from storage.queue import JobQueue
 
@@ -32,13 +32,16 @@ class Resources:
 @asynccontextmanager
 async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Open the stores; the broker is dialled at the first call, so that a late broker does not stop the start."""
+    artifacts = FileArtifactStore(settings.data_dir / "artifacts")
     redis = connect_async(settings.redis_url)
     queue = JobQueue(redis)
+    doorbell = Doorbell(settings.redis_url)
     draining = asyncio.Event()
     try:
         with _watch_for_stop(draining):
-            yield Resources(settings, queue, FileArtifactStore(settings.data_dir), Doorbell(settings.redis_url), draining)
+            yield Resources(settings, queue, artifacts, doorbell, draining)
     finally:
+        doorbell.close()
         await queue.close()
         await redis.aclose()
 

@@ -6,19 +6,21 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.errors import InvalidRequest
+from storage.urls import check_redis_url
+
 MIB = 1024 * 1024
-SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class BadSettings(Exception):
     """The environment does not describe a service that can start."""
 
 
-def _check_scheme(value: str) -> str:
-    if not value.startswith(SCHEMES):
-        message = f"must start with one of {', '.join(SCHEMES)}"
-        raise ValueError(message)
-    return value
+def _check_address(value: str) -> str:
+    try:
+        return check_redis_url(value)
+    except InvalidRequest as error:
+        raise ValueError(str(error)) from None
 
 
 class Settings(BaseSettings):
@@ -28,7 +30,7 @@ class Settings(BaseSettings):
         env_prefix="FAULTLINE_", frozen=True, use_attribute_docstrings=True, populate_by_name=True, extra="ignore"
     )
 
-    redis_url: Annotated[str, AfterValidator(_check_scheme), Field(validation_alias="REDIS_URL")]
+    redis_url: Annotated[str, AfterValidator(_check_address), Field(validation_alias="REDIS_URL")]
     """Broker and job store: redis://host:port/0, rediss://... or unix:///path/to/socket."""
 
     data_dir: Path = Path("faultline-data")
@@ -52,7 +54,7 @@ class Settings(BaseSettings):
     max_wait_s: Annotated[int, Field(ge=0, le=600)] = 60
     """Longest wait that `Prefer: wait=N` gets."""
 
-    drain_s: Annotated[int, Field(ge=1, le=600)] = 10
+    drain_s: Annotated[float, Field(ge=1, le=600)] = 10.0
     """Time that open requests get on SIGTERM; long polls are answered at once."""
 
 

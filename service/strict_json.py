@@ -14,7 +14,8 @@ from schemas.validation import Path, explain, format_pointer, format_spot
 
 MAX_DEPTH = 64
 MAX_LISTED = 20
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
+# Possessive, and a text without an end is taken to the end of the body: one pass, whatever a client sends.
+_STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _BRACKETS = re.compile(r"[^\[\]{}]+")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _EXPECTED = "one JSON document in UTF-8"

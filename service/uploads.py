@@ -1,42 +1,47 @@
 """Takes an artifact as it arrives: constant memory, digest checked, nothing left behind when it fails."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from schemas.artifact import Artifact
-from storage.artifacts import ArtifactStore, Upload
+from storage.artifacts import ArtifactStore
+from storage.uploads import Upload
 
 BLOCK_BYTES = 1024 * 1024
 ARTIFACTS = "/v1/artifacts"
 
 
-async def receive_artifact(store: ArtifactStore, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> tuple[bool, int]:
-    """Store what `chunks` yield as the owner's artifact `sha256`; return whether it is new, and its size."""
+async def receive_artifact(store: ArtifactStore, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> tuple[Artifact, bool]:
+    """Store what `chunks` yield as the owner's artifact `sha256`; return it and whether it is new."""
     existed = await asyncio.to_thread(store.path, owner, sha256) is not None
-    upload = await asyncio.to_thread(store.begin, owner)
-    try:
-        size_bytes = await _write(upload, chunks)
-        await asyncio.to_thread(upload.commit, sha256)
-    except BaseException:  # a cancelled request must not leave its file either
-        upload.abort()
-        raise
-    return not existed, size_bytes
+    with await asyncio.to_thread(store.begin, owner) as upload:
+        await _write(upload, chunks)
+        await _run_to_its_end(upload.commit, sha256)
+        artifact = Artifact(
+            sha256=sha256, size_bytes=upload.size_bytes, uri=f"artifact:sha256:{sha256}", url=f"{ARTIFACTS}/{sha256}"
+        )
+    return artifact, not existed
 
 
-async def _write(upload: Upload, chunks: AsyncIterator[bytes]) -> int:
+async def _write(upload: Upload, chunks: AsyncIterator[bytes]) -> None:
     """Write in blocks: a hop to a thread for each 64 KiB that the socket gives would cost more than the write."""
-    block, size_bytes = bytearray(), 0
+    block = bytearray()
     async for chunk in chunks:
-        size_bytes += len(chunk)
         block += chunk
         if len(block) >= BLOCK_BYTES:
-            await asyncio.to_thread(upload.write, bytes(block))
+            await _run_to_its_end(upload.write, bytes(block))
             block.clear()
     if block:
-        await asyncio.to_thread(upload.write, bytes(block))
-    return size_bytes
+        await _run_to_its_end(upload.write, bytes(block))
 
 
-def describe_artifact(sha256: str, size_bytes: int) -> Artifact:
-    """Return what a client needs to name the artifact."""
-    return Artifact(sha256=sha256, size_bytes=size_bytes, uri=f"artifact:sha256:{sha256}", url=f"{ARTIFACTS}/{sha256}")
+async def _run_to_its_end(function: Callable[..., Any], *arguments: object) -> None:
+    """Run `function` in a thread and, when this request is cancelled, wait for the thread all the same."""
+    # An abort while the thread still writes would close the file under it, and its descriptor may be another's by then.
+    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -7,7 +7,7 @@ DATA_SHA256 = "77ab" * 16
 REPORT_SHA256 = "41d0" * 16
 POLICY_SHA256 = "c0de" * 16
 REQUEST_DIGEST = "5be1" * 16
-AUDIT_ID = "01k9zq3v6m8d4t7w2x5y0a1bcd"
+AUDIT_ID = "0644c8b2f9a1cg7k2m4p8qr0s3tv5"
 KEY = "3f0c6c1e-5a0b-4f55-9d53-0f7f6f6f2b1a"
 _JOB_PATH = f"/v1/audits/{AUDIT_ID}"
 
@@ -38,7 +38,7 @@ POLICY: Document = {
             "where": {"scope": "model", "norm": 2, "epsilon": 0.1},
             "require": {"metric": "accuracy", "drop_at_most": 0.05},
         },
-        {"id": "no-weak-layer", "where": {"scope": "per_module"}, "require": {"loss_change_at_most": 0.5}, "severity": "warning"},
+        {"id": "loss", "where": {"scope": "model"}, "require": {"loss_change_at_most": 0.5}, "severity": "warning"},
     ],
 }
 AUDIT_REQUEST: Document = {
@@ -99,7 +99,7 @@ CANCELLED_JOB: Document = QUEUED_JOB | {
     "timings": {"queued_s": 5.0, "running_s": None},
     "links": {"self": _JOB_PATH},
 }
-JOB_PAGE: Document = {"items": [SUCCEEDED_JOB], "next": "1769860800000000"}
+JOB_PAGE: Document = {"items": [SUCCEEDED_JOB], "next": AUDIT_ID}
 
 _FINDING: Document = {
     "id": "f-0001",
@@ -149,7 +149,22 @@ REPORT: Document = {
         "request_digest": REQUEST_DIGEST,
         "engine": {"version": "0.1.0"},
     },
-    "request": {"sets": [{"norm": 2, "epsilon": [0.1]}], "scopes": ["model"]},
+    "request": {
+        "schema_version": 1,
+        "model": {"uri": f"artifact:sha256:{MODEL_SHA256}", "format": "onnx", "sha256": None},
+        "data": {"uri": f"artifact:sha256:{DATA_SHA256}", "format": "npz", "inputs": {"image": "images"}, "target": "labels"},
+        "objective": {
+            "loss": "cross_entropy",
+            "output_kind": "logits",
+            "ignore_index": -100,
+            "output": 0,
+            "metrics": ["accuracy"],
+        },
+        "sets": [{"norm": 2.0, "epsilon": [0.1], "max_corrupted": [None], "scale": "absolute"}],
+        "scopes": ["model"],
+        "search": {"method": "reapplied", "budget_passes": 64, "random_trials": 0, "seed": 0},
+        "breaking_points": None,
+    },
     "coverage": {"weights_total": 14458, "weights_audited": 14458, "tensors_total": 18, "tensors_audited": 18, "skipped": []},
     "clean": {"loss": 0.041, "metrics": {"accuracy": 0.99}},
     "findings": [_FINDING],
@@ -188,10 +203,24 @@ VERDICT: Document = {
             "observed": 0.288,
             "threshold": 0.05,
             "waived_by": None,
-            "message": "accuracy drops by 0.288 on model, more than 0.05",
-        }
+            "message": "The worst corruption found of the whole model drops accuracy by 0.288; the limit is 0.05.",
+        },
+        {
+            "id": "loss",
+            "outcome": "warn",
+            "finding": "f-0001",
+            "scope": "model",
+            "matched": 1,
+            "observed": 2.11,
+            "threshold": 0.5,
+            "waived_by": None,
+            "message": "The worst corruption found of the whole model gives a loss change of 2.11; the limit is 0.5.",
+        },
     ],
-    "requires": [{"name": "clean.accuracy_at_least", "met": True, "outcome": "pass", "message": "0.99 is at least 0.95"}],
+    "requires": [
+        {"name": "clean.accuracy_at_least", "met": True, "outcome": "pass", "message": "The clean accuracy is 0.99."},
+        {"name": "examples_at_least", "met": True, "outcome": "pass", "message": "The figures are of 500 examples."},
+    ],
     "coverage": {"weights_total": 14458, "weights_audited": 14458, "message": "14458 of 14458 weights (100.0%) were audited."},
     "regression": None,
     "expired_waivers": [],

@@ -1,6 +1,6 @@
 """What the service is, whether it lives and whether it is ready."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from schemas.about import About, Health, Limits, Readiness
 from schemas.version import VERSION
@@ -9,8 +9,9 @@ from service.openapi import examples
 from service.openapi.declare import answers, refuses
 from service.readiness import check_readiness
 from service.resources import Held
+from service.routes.router import make_router
 
-router = APIRouter(tags=["service"])
+router = make_router("service")
 
 LINKS = {
     "artifacts": "/v1/artifacts/{sha256}",

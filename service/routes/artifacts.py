@@ -2,25 +2,26 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import Header, Path, Request, Response
 
 from schemas.artifact import Artifact
 from schemas.errors import BadBody, DigestMismatch, InvalidRequest, NotFound, TooLarge, UnsupportedMedia
 from service.answers import answer_model
 from service.bodies import read_bounded
-from service.downloads import answer_file, find_artifact
+from service.downloads import answer_file, open_artifact
 from service.identity import Owner
 from service.openapi import examples
 from service.openapi.declare import OCTETS, answers, answers_bytes, answers_nothing, refuses, takes_bytes
 from service.resources import Held
-from service.uploads import ARTIFACTS, describe_artifact, receive_artifact
+from service.routes.router import make_router
+from service.uploads import ARTIFACTS, receive_artifact
 
-router = APIRouter(tags=["artifacts"])
+router = make_router("artifacts")
 
 Sha256 = Annotated[
     str, Path(pattern="^[0-9a-f]{64}$", description="sha-256 of the file, lower case", examples=[examples.MODEL_SHA256])
 ]
-IfNoneMatch = Annotated[str | None, Header(description="Entity tags that the caller holds.")]
+IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", description="Entity tags that the caller holds.")]
 ABSENT = refuses(NotFound, InvalidRequest)
 HELD = answers_nothing(304, "The caller holds it.", "ETag")
 
@@ -35,19 +36,19 @@ HELD = answers_nothing(304, "The caller holds it.", "ETag")
 async def put_artifact(sha256: Sha256, request: Request, owner: Owner, held: Held) -> Response:
     """Store a model or data file under its sha-256; sending it again changes nothing."""
     chunks = read_bounded(request, held.settings.max_upload_bytes)
-    created, size_bytes = await receive_artifact(held.artifacts, owner, sha256, chunks)
-    return answer_model(describe_artifact(sha256, size_bytes), 201 if created else 200)
+    artifact, is_new = await receive_artifact(held.artifacts, owner, sha256, chunks)
+    return answer_model(artifact, 201 if is_new else 200)
 
 
 @router.head(ARTIFACTS + "/{sha256}", responses=answers_nothing(200, "It is stored.", "ETag", "Repr-Digest") | HELD | ABSENT)
 async def head_artifact(sha256: Sha256, owner: Owner, held: Held, if_none_match: IfNoneMatch = None) -> Response:
     """Tell whether a file is stored, so that it need not be sent again."""
-    path = await find_artifact(held.artifacts, owner, sha256)
-    return await answer_file(path, sha256, OCTETS, if_none_match, headers_only=True)
+    file = await open_artifact(held.artifacts, owner, sha256)
+    return answer_file(file, sha256, OCTETS, if_none_match, headers_only=True)
 
 
 @router.get(ARTIFACTS + "/{sha256}", responses=answers_bytes(200, "The file.", "ETag", "Repr-Digest") | HELD | ABSENT)
 async def get_artifact(sha256: Sha256, owner: Owner, held: Held, if_none_match: IfNoneMatch = None) -> Response:
     """Return a stored file, such as a counterexample that a report names."""
-    path = await find_artifact(held.artifacts, owner, sha256)
-    return await answer_file(path, sha256, OCTETS, if_none_match)
+    file = await open_artifact(held.artifacts, owner, sha256)
+    return answer_file(file, sha256, OCTETS, if_none_match)

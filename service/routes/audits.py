@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import Header, Path, Query, Request, Response
 from starlette.background import BackgroundTask
 
 from schemas.errors import (
@@ -23,23 +23,25 @@ from service.answers import answer_accepted, answer_job, answer_model
 from service.conditional import read_wait
 from service.downloads import answer_file
 from service.identity import Owner
-from service.judgement import find_outcome, judge_audit
+from service.judgement import judge_audit, settle_verdict
 from service.openapi import examples
 from service.openapi.declare import JSON, answers, answers_nothing, refuses, takes
 from service.paging import FormatQuery, PageQuery, build_next_link
 from service.patience import watch_caller
 from service.polling import cancel_job, find_job, wait_for_job
 from service.presentation import AUDITS, build_job
-from service.reports import check_acceptable, find_report, read_report_digest
+from service.reports import check_acceptable, open_report, read_report_digest
 from service.resources import Held
+from service.routes.router import make_router
 from service.submission import read_submission, ring, submit
 
-router = APIRouter(tags=["audits"])
+router = make_router("audits")
 
 AuditId = Annotated[str, Path(description="Id of the audit.", examples=[examples.AUDIT_ID])]
-IfNoneMatch = Annotated[str | None, Header(description="Entity tags that the caller holds.")]
-Prefer = Annotated[str | None, Header(description="RFC 7240: wait=N asks to be answered when the job changes, or in N seconds.")]
-Accept = Annotated[str | None, Header(description="Media types that the caller takes.")]
+IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", description="Entity tags that the caller holds.")]
+Prefer = Annotated[
+    str | None, Header(alias="Prefer", description="RFC 7240: wait=N asks to be answered when the job changes, or in N seconds.")
+]
 Key = Annotated[
     str | None,
     Header(
@@ -64,7 +66,7 @@ async def post_audit(request: Request, owner: Owner, held: Held, _key: Key = Non
     """Submit an audit. An equal request that was finished before is answered with its report unless `fresh` is true."""
     audit, key = await read_submission(request, held.settings.max_request_bytes)
     accepted = await submit(held.queue, held.artifacts, owner, audit, key)
-    job = build_job(accepted.record, await find_outcome(held.artifacts, accepted.record))
+    job = build_job(await settle_verdict(held.queue, held.artifacts, accepted.record))
     response = answer_accepted(job)
     if accepted.created and job.state == "queued":
         response.background = BackgroundTask(ring, held.doorbell, job.id)
@@ -78,7 +80,7 @@ async def post_audit(request: Request, owner: Owner, held: Held, _key: Key = Non
 async def list_audits(query: Annotated[PageQuery, Query()], owner: Owner, held: Held) -> Response:
     """List the audits of the caller."""
     records, following = await held.queue.page(owner, query.limit, query.cursor, query.state)
-    jobs = tuple([build_job(record, await find_outcome(held.artifacts, record)) for record in records])
+    jobs = tuple([build_job(await settle_verdict(held.queue, held.artifacts, record)) for record in records])
     link = {"link": build_next_link(query, following)} if following is not None else {}
     return answer_model(JobPage(items=jobs, next=following), headers=link)
 
@@ -98,7 +100,8 @@ async def get_audit(
     if wait_s:
         stop = watch_caller(request, held.draining)
         record = await wait_for_job(held.queue, record, if_none_match, wait_s, stop)
-    return answer_job(build_job(record, await find_outcome(held.artifacts, record)), if_none_match, wait_s)
+    record = await settle_verdict(held.queue, held.artifacts, record)
+    return answer_job(build_job(record), if_none_match, wait_s)
 
 
 @router.delete(
@@ -110,7 +113,7 @@ async def get_audit(
 async def cancel_audit(audit_id: AuditId, owner: Owner, held: Held) -> Response:
     """Cancel an audit: a queued one at once, a running one as soon as its worker hears of it."""
     record = await cancel_job(held.queue, audit_id, owner)
-    return answer_accepted(build_job(record, None))
+    return answer_accepted(build_job(record))
 
 
 @router.get(
@@ -122,16 +125,16 @@ async def cancel_audit(audit_id: AuditId, owner: Owner, held: Held) -> Response:
 async def get_report(
     audit_id: AuditId,
     query: Annotated[FormatQuery, Query()],
+    request: Request,
     owner: Owner,
     held: Held,
-    accept: Accept = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Return the report of a succeeded audit; 409 carries the problem of one that ended without."""
-    check_acceptable(query.format, accept)
+    check_acceptable(query.format, request.headers.get("accept"))
     record = await find_job(held.queue, audit_id, owner)
-    path = await find_report(held.artifacts, record)
-    return await answer_file(path, read_report_digest(record), JSON, if_none_match)
+    file = await open_report(held.artifacts, record)
+    return answer_file(file, read_report_digest(record), JSON, if_none_match)
 
 
 @router.get(

@@ -1,6 +1,6 @@
 """Verdicts on reports that are stored or posted; no audit is run for them."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from schemas.errors import BadBody, Conflict, InvalidRequest, TooLarge, UnsupportedMedia
 from schemas.verdict import Verdict
@@ -12,8 +12,9 @@ from service.judgement import judge_posted
 from service.openapi import examples
 from service.openapi.declare import answers, refuses, takes
 from service.resources import Held
+from service.routes.router import make_router
 
-router = APIRouter(tags=["verdicts"])
+router = make_router("verdicts")
 
 
 @router.post(

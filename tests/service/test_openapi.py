@@ -1,0 +1,106 @@
+import subprocess
+import sys
+from datetime import date
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from gate.evaluate import evaluate
+from schemas.about import About, Health, Readiness
+from schemas.artifact import Artifact
+from schemas.job import Job, JobPage
+from schemas.policy import Policy
+from schemas.problem import MEDIA_TYPE
+from schemas.report import Report
+from schemas.request import AuditRequest
+from schemas.verdict import Verdict
+from schemas.verdict_request import VerdictRequest
+from service.app import find_routes
+from service.openapi import examples
+from service.openapi.document import build_document
+from tests.project.tree import ROOT
+
+DOCUMENT = build_document(find_routes())
+OPERATIONS = [(path, method, operation) for path, methods in DOCUMENT["paths"].items() for method, operation in methods.items()]
+NAMES = [f"{method} {path}" for path, method, _ in OPERATIONS]
+
+
+def test_the_committed_document_is_the_one_that_the_code_writes() -> None:
+    done = subprocess.run([sys.executable, "-m", "service.openapi"], cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout.decode() == (ROOT / "docs/openapi.json").read_text(), "run: python -m service.openapi > docs/openapi.json"
+
+
+@pytest.mark.parametrize(
+    ("model", "example"),
+    [
+        (About, examples.ABOUT),
+        (Artifact, examples.ARTIFACT),
+        (AuditRequest, examples.AUDIT_REQUEST),
+        (Health, examples.HEALTH),
+        (Job, examples.QUEUED_JOB),
+        (Job, examples.SUCCEEDED_JOB),
+        (Job, examples.CANCELLED_JOB),
+        (JobPage, examples.JOB_PAGE),
+        (Policy, examples.POLICY),
+        (Readiness, examples.READINESS),
+        (Report, examples.REPORT),
+        (Verdict, examples.VERDICT),
+        (VerdictRequest, examples.VERDICT_REQUEST),
+    ],
+)
+def test_an_example_is_what_its_contract_says(model: type[BaseModel], example: dict[str, Any]) -> None:
+    read = TypeAdapter(model).validate_python(example)
+    assert set(example) <= set(type(read).model_fields)
+    if model not in {AuditRequest, Policy, VerdictRequest}:  # what a client posts may leave defaults out
+        assert read.model_dump(mode="json") == example
+
+
+def test_the_example_report_gets_the_example_verdict() -> None:
+    report = Report.model_validate(examples.REPORT)
+    verdict = evaluate(Policy.model_validate(examples.POLICY), report, examples.REPORT_SHA256, date(2026, 1, 31))
+    example = Verdict.model_validate(examples.VERDICT)
+    assert verdict.outcome == example.outcome
+    for part in ("conditions", "requires"):
+        found, shown = getattr(verdict, part), getattr(example, part)
+        assert [entry.model_dump(exclude={"message"}) for entry in found] == [
+            entry.model_dump(exclude={"message"}) for entry in shown
+        ]
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=NAMES)
+def test_a_route_declares_all_that_it_answers(path: str, method: str, operation: dict[str, Any]) -> None:
+    assert operation["summary"]
+    assert operation["description"].endswith(".")
+    responses = operation["responses"]
+    assert {"500", "503"} <= responses.keys()
+    assert any(status.startswith("2") for status in responses)
+    for status, response in responses.items():
+        assert response["description"]
+        if int(status) >= 400:
+            assert response["content"].keys() == {MEDIA_TYPE}
+            assert response["content"][MEDIA_TYPE]["examples"]
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=NAMES)
+def test_every_body_has_an_example(path: str, method: str, operation: dict[str, Any]) -> None:
+    bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+    for body in bodies:
+        for media_type, content in body.get("content", {}).items():
+            assert media_type == "application/octet-stream" or "example" in content or "examples" in content
+
+
+def test_every_reference_leads_somewhere() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    found = set(find_references(DOCUMENT))
+    assert found
+    assert {name.removeprefix("#/components/schemas/") for name in found} <= schemas.keys()
+
+
+def find_references(node: object) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+        return own + [name for value in node.values() for name in find_references(value)]
+    if isinstance(node, list):
+        return [name for value in node for name in find_references(value)]
+    return []
