@@ -112,7 +112,9 @@ class HalfUsed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits; the second layer only decides where the argmax is."""
-        return self.used(x) + 0 * self.unused(x).argmax(-1, keepdim=True)
+        ranked: torch.Tensor = self.unused(x).argmax(-1, keepdim=True)
+        logits: torch.Tensor = self.used(x)
+        return logits + 0 * ranked
 
 
 def test_weights_without_a_path_are_skipped_with_a_reason_and_a_flag(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class Clean:
 
 
 @dataclass
-class Path:
+class SearchPath:
     """One cell's search on its way: the corruption to measure next, the worst so far, the passes spent."""
 
     cell: Cell
@@ -185,9 +185,9 @@ def measure_random(evaluator: Evaluator, cell: Cell, settings: SearchSettings, s
     return candidates
 
 
-def _start(cell: Cell, gradient: Tensor, clean: Clean, settings: SearchSettings, random: Sequence[Candidate]) -> Path:
+def _start(cell: Cell, gradient: Tensor, clean: Clean, settings: SearchSettings, random: Sequence[Candidate]) -> SearchPath:
     corruption, predicted = compute_closed_form(gradient, cell.corruption_set)
-    path = Path(cell, clean, settings, corruption, predicted)
+    path = SearchPath(cell, clean, settings, corruption, predicted)
     if predicted == 0.0:
         unmoved = Outcome(clean.loss, dict(clean.metrics), 0)
         path.offer(Candidate("first_order", unmoved, corruption))
@@ -199,7 +199,7 @@ def _start(cell: Cell, gradient: Tensor, clean: Clean, settings: SearchSettings,
     return path
 
 
-def _run_paths(evaluator: Evaluator, paths: Sequence[Path], size: int, stop_when: StopTest | None) -> None:
+def _run_paths(evaluator: Evaluator, paths: Sequence[SearchPath], size: int, stop_when: StopTest | None) -> None:
     while active := [path for path in paths if path.stop_reason is None][:size]:
         stepping = [path for path in active if path.affords_gradient]
         ending = [path for path in active if not path.affords_gradient]
@@ -212,7 +212,7 @@ def _run_paths(evaluator: Evaluator, paths: Sequence[Path], size: int, stop_when
                 path.take(outcome, None, stop_when)
 
 
-def _finish(path: Path, random: Sequence[Candidate], weights: int) -> CellResult:
+def _finish(path: SearchPath, random: Sequence[Candidate], weights: int) -> CellResult:
     for candidate in random:
         path.offer(candidate)
     if path.first_order is None or path.stop_reason is None:

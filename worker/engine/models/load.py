@@ -1,7 +1,7 @@
 """Load a model of any supported format and compare its outputs with the runtime it is deployed in."""
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ class Format(NamedTuple):
     """A model format: how it is read, and how the runtime runs it."""
 
     load: Callable[[Path], Program]
-    run_reference: Callable[[Path, Mapping[str, Tensor], int], dict[str, Any]]
+    run_reference: Callable[[Path, dict[str, Tensor], int], dict[str, Tensor]]
 
 
 FORMATS: dict[str, Format] = {
@@ -46,7 +46,7 @@ def find_format(path: Path) -> str:
     return "torchscript" if start == b"PK\x03\x04" or zipfile.is_zipfile(path) else "onnx"
 
 
-def measure_parity(path: Path, program: Program, inputs: Mapping[str, Tensor], threads: int) -> float:
+def measure_parity(path: Path, program: Program, inputs: dict[str, Tensor], threads: int) -> float:
     """Return the largest |ours - runtime's| / (1 + |runtime's|) over all outputs on `inputs`.
 
     Returns:
