@@ -1,0 +1,154 @@
+"""The audit process: `python -m worker.child`. Warmed before the job is known, used for one job, then gone.
+
+Order: tie to the parent, set the protocol aside, import everything, say ready, wait for the job,
+confine, audit, say the result. Nothing of a job is read before `confine`.
+"""
+
+import argparse
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from schemas.errors import Fault, FaultlineError, MemoryLimit, WorkerFault
+from worker.confine import Limits, confine, tie_to_parent
+from worker.messages import JobMessage, ProgressMessage, ReadyMessage, ResultMessage, StartedMessage, build_failure, encode_line
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from schemas.report import Measurement
+
+PROGRESS_PERIOD_S = 0.1
+PARENT_GONE = 3
+
+Audit = Callable[[JobMessage, Callable[[str, int, int], None]], "Measurement"]
+WarmUp = Callable[[str, int], Audit]
+"""From device and threads to the audit function."""
+
+
+def main(warm_up: WarmUp) -> None:
+    """Serve one job; `warm_up` imports what the audits need and returns how to run one."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    given = parser.parse_args()
+    if not tie_to_parent(given.parent):
+        os._exit(PARENT_GONE)
+    incoming, outgoing = _set_protocol_aside()
+    audit = warm_up(given.device, given.threads)
+    say = _make_speaker(outgoing)
+    say(ReadyMessage())
+    line = incoming.readline()
+    if line:
+        _serve(JobMessage.model_validate_json(line), audit, say)
+    # Not sys.exit: tearing down the libraries takes time and can crash after the result was given.
+    os._exit(0)
+
+
+def _set_protocol_aside() -> tuple[BinaryIO, BinaryIO]:
+    """Return the pipes to the supervisor; from here on descriptor 0 is empty and prints go to the log."""
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return incoming, outgoing
+
+
+def warm_up_engine(device: str, threads: int) -> Audit:
+    """Import the engine; the accelerator is not touched, so that an idle child holds none of its memory."""
+    import torch  # noqa: PLC0415 - the seconds this takes are spent before the job comes
+
+    from worker.audit import AuditInput, measure_audit  # noqa: PLC0415
+
+    # A sum split over other threads rounds otherwise: the count is fixed so that reports repeat bit for bit.
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+
+    def audit(job: JobMessage, report_progress: Callable[[str, int, int], None]) -> "Measurement":
+        given = AuditInput(
+            request=job.request,
+            model_path=Path(job.model_path),
+            data_path=Path(job.data_path),
+            scratch=Path.cwd(),
+            device=device,
+            threads=threads,
+        )
+        return measure_audit(given, report_progress)
+
+    return audit
+
+
+def _make_speaker(outgoing: BinaryIO) -> Callable[["BaseModel"], None]:
+    def say(message: "BaseModel") -> None:
+        outgoing.write(encode_line(message))
+        outgoing.flush()
+
+    return say
+
+
+def _serve(job: JobMessage, audit: Audit, say: Callable[["BaseModel"], None]) -> None:
+    confine(Limits(memory_bytes=job.memory_bytes, file_bytes=job.file_bytes))
+    say(StartedMessage())
+    try:
+        measurement = audit(job, _make_progress(say))
+    except Exception as error:  # noqa: BLE001 - whatever the model did, the supervisor must hear of it
+        traceback.print_exc()
+        say(build_failure(translate_error(error)))
+    else:
+        say(ResultMessage(measurement=measurement))
+
+
+def _make_progress(say: Callable[["BaseModel"], None]) -> Callable[[str, int, int], None]:
+    """Return a progress function that speaks at most ten times a second, whatever it is told."""
+    last = -PROGRESS_PERIOD_S
+
+    def report_progress(phase: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_PERIOD_S:
+            last = now
+            say(ProgressMessage(phase=phase, done=done, total=total))
+
+    return report_progress
+
+
+def translate_error(error: Exception) -> FaultlineError:
+    """Return what the user is told of an exception; a traceback goes to the log only."""
+    if isinstance(error, FaultlineError):
+        return error
+    if _is_out_of_memory(error):
+        advice = "audit fewer weights or examples at a time, or ask the operator for a higher memory limit"
+        return MemoryLimit(
+            Fault(what="the audit ran out of memory", got=str(error).splitlines()[0] if str(error) else "", advice=advice)
+        )
+    return WorkerFault(
+        Fault(
+            what="the audit process failed unexpectedly",
+            got=type(error).__name__,
+            advice="this is a fault of Faultline: tell its operator the audit's id, the log has the details",
+        )
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # torch's CPU allocator and onnxruntime's arena raise plain runtime errors.
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("can't allocate memory", "bad_alloc", "Failed to allocate")
+    )
+
+
+if __name__ == "__main__":
+    main(warm_up_engine)

@@ -1,0 +1,60 @@
+"""LeaseSweeper: returns the jobs of dead workers to the queue, rings lost doorbells, and says that this worker lives."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+
+from schemas.errors import Unavailable
+from storage.doorbell import Doorbell
+from storage.leases import Leases
+
+log = logging.getLogger(__name__)
+
+
+class LeaseSweeper:
+    """A thread of every worker; three rounds fit into one lease, and any worker's round serves all."""
+
+    def __init__(self, leases: Leases, doorbell: Doorbell, worker: str, lease_s: float, is_serving: Callable[[], bool]) -> None:
+        self._leases = leases
+        self._doorbell = doorbell
+        self._worker = worker
+        self._lease_s = lease_s
+        self._is_serving = is_serving
+        self._stop = threading.Event()
+        self._reached = True
+        self._thread = threading.Thread(target=self._run, name="lease-sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin the rounds."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the rounds."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+        with contextlib.suppress(Unavailable):
+            self._leases.announce(self._worker, 0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.sweep_once()
+                self._reached = True
+            except Unavailable as error:
+                if self._reached:
+                    log.warning("the store cannot be reached; trying on: %s", error)
+                self._reached = False
+            # A worker that is still warming looks more often, so that readiness is not late by a round.
+            self._stop.wait(self._lease_s / 3 if self._is_serving() else 0.1)
+
+    def sweep_once(self) -> list[str]:
+        """Do one round and return the jobs whose doorbell was rung."""
+        if self._is_serving():
+            self._leases.announce(self._worker, self._lease_s)
+        rung = self._leases.sweep()
+        for job_id in rung:
+            self._doorbell.ring(job_id)
+        if rung:
+            log.info("rang again for %d jobs", len(rung))
+        return rung

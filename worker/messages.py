@@ -1,0 +1,133 @@
+"""What supervisor and child say to each other: JSON lines over pipes.
+
+The child runs a model that somebody sent, so every line from it is untrusted: bounded in size,
+parsed by these classes, and rejected whole when it does not fit.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from schemas.errors import AuditError, Fault, FaultlineError, LimitError, WorkerFault
+from schemas.report import Measurement
+from schemas.request import AuditRequest
+
+MAX_FAULTS = 1000
+ENDINGS = (AuditError, LimitError, WorkerFault)
+"""What an audit process may end with; it cannot, say, declare itself cancelled."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class JobMessage(_Message):
+    """The supervisor's one line: what to audit, and within which limits."""
+
+    request: AuditRequest
+    model_path: str
+    data_path: str
+    memory_bytes: int
+    file_bytes: int
+
+
+class ReadyMessage(_Message):
+    """Everything is imported; no model was read and no accelerator touched."""
+
+    type: Literal["ready"] = "ready"
+
+
+class StartedMessage(_Message):
+    """The child has confined itself and reads the model next."""
+
+    type: Literal["started"] = "started"
+
+
+class ProgressMessage(_Message):
+    """`done` of `total` passes over the data in `phase`."""
+
+    type: Literal["progress"] = "progress"
+    phase: Annotated[str, Field(pattern=r"^[a-z0-9 _-]{1,64}$")]
+    done: Annotated[int, Field(ge=0, lt=2**53)]
+    total: Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class ResultMessage(_Message):
+    """All that was measured."""
+
+    type: Literal["result"] = "result"
+    measurement: Measurement
+
+
+class FaultMessage(_Message):
+    """One fault of a failure, as in schemas.errors.Fault."""
+
+    what: str
+    where: str = ""
+    expected: str = ""
+    got: str = ""
+    advice: str = ""
+
+
+class FailureMessage(_Message):
+    """The audit cannot be done; `code` names a class of the error tree."""
+
+    type: Literal["failure"] = "failure"
+    code: str
+    faults: Annotated[tuple[FaultMessage, ...], Field(max_length=MAX_FAULTS)]
+
+    def to_error(self) -> FaultlineError:
+        """Return the error that the code names, or raise WorkerFault when it names none that a child may end with."""
+        faults = [Fault(**fault.model_dump()) for fault in self.faults]
+        for kind in _walk_subclasses(FaultlineError):
+            if kind.code == self.code and issubclass(kind, ENDINGS):
+                return kind(*faults)
+        return refuse_output(f"the unknown failure code {self.code!r}")
+
+
+ChildMessage = ReadyMessage | StartedMessage | ProgressMessage | ResultMessage | FailureMessage
+_CHILD_MESSAGE: TypeAdapter[ChildMessage] = TypeAdapter(Annotated[ChildMessage, Field(discriminator="type")])
+
+
+def encode_line(message: BaseModel) -> bytes:
+    """Return the message as one line of JSON."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def parse_line(line: bytes) -> ChildMessage:
+    """Return the child's message.
+
+    Raises:
+        WorkerFault: when the line is none.
+    """
+    try:
+        return _CHILD_MESSAGE.validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        refuse_output(f"{first['msg']} at {where or 'the start'}")
+
+
+def build_failure(error: FaultlineError) -> FailureMessage:
+    """Return the message that carries `error` out of the child."""
+    faults = error.faults[:MAX_FAULTS]
+    return FailureMessage(code=error.code, faults=tuple(FaultMessage(**vars(fault)) for fault in faults))
+
+
+def refuse_output(got: str) -> NoReturn:
+    """Raise WorkerFault for a child that broke the protocol."""
+    raise WorkerFault(
+        Fault(
+            what="the audit process did something that it must not do",
+            expected="progress, then one result or one failure, within the limits",
+            got=got,
+            advice="the model made the audit process misbehave, or Faultline has a fault: tell its operator the audit's id",
+        )
+    )
+
+
+def _walk_subclasses(kind: type[FaultlineError]) -> Iterator[type[FaultlineError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _walk_subclasses(child)

@@ -1,0 +1,89 @@
+"""The worker's settings: one class, read from the environment, every problem reported at once."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.errors import Fault, InvalidRequest
+from storage.urls import check_redis_url
+
+MIB = 2**20
+GIB = 2**30
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+
+
+class WorkerSettings(BaseSettings):
+    """Environment of `python -m worker`: REDIS_URL and FAULTLINE_<NAME IN CAPITALS>. docs/operations.md lists them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FAULTLINE_", frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True
+    )
+
+    redis_url: str = Field(validation_alias="REDIS_URL", description="the job store and broker: redis://, rediss:// or unix://")
+    data_dir: Path = Field(default=Path("faultline-data"), description="artifacts and scratch folders")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="what the audits run on; also names the queue")
+    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads of one audit; part of every report")
+    lease_s: Seconds = Field(default=10.0, description="a job whose worker is silent for so long goes to another")
+    job_timeout_s: Seconds = Field(default=3600.0, description="wall-clock limit of one audit")
+    job_memory_bytes: int = Field(default=0, ge=0, description="resident memory of one audit; 0: four fifths of what there is")
+    job_output_bytes: int = Field(
+        default=64 * MIB, ge=1024, description="all that the audit process may say, its result included"
+    )
+    job_scratch_bytes: int = Field(default=4 * GIB, ge=1024, description="all files of the audit process together")
+    drain_s: float = Field(default=10.0, ge=0, le=86400, description="what a running audit gets to end after SIGTERM")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="lines on stderr")
+
+    @property
+    def queue(self) -> str:
+        """The Celery queue of this worker's device class."""
+        return f"faultline.{self.device}"
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory limit of one audit in bytes."""
+        return self.job_memory_bytes or find_memory_bytes() * 4 // 5
+
+    @property
+    def beat_s(self) -> float:
+        """Seconds between two beats of the lease: three fit into one lease, and progress is never older than a second."""
+        return min(self.lease_s / 3, 1.0)
+
+
+def load_settings() -> WorkerSettings:
+    """Return the settings of this process's environment.
+
+    Raises:
+        InvalidRequest: with one fault per variable that is missing or wrong.
+    """
+    try:
+        settings = WorkerSettings()
+    except ValidationError as error:
+        raise InvalidRequest(*(_describe(entry["loc"], entry["msg"], entry["input"]) for entry in error.errors())) from None
+    check_redis_url(settings.redis_url)
+    return settings
+
+
+def _describe(location: tuple[int | str, ...], message: str, given: object) -> Fault:
+    field = str(location[0])
+    name = field if field == "REDIS_URL" else f"FAULTLINE_{field.upper()}"
+    missing = not isinstance(given, str)
+    return Fault(
+        what=f"{name}: {message}", where=name, got="nothing" if missing else str(given), advice="set it in the environment"
+    )
+
+
+def find_memory_bytes() -> int:
+    """Return the memory that this machine or its control group has, whichever is less."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+    found = [text for path in limits if path.is_file() and (text := path.read_text().strip()).isdigit()]
+    return min([physical, *map(int, found)])
+
+
+def make_worker_name() -> str:
+    """Return a name that no other worker has: host, pid and a random part."""
+    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"

@@ -1,0 +1,257 @@
+"""One job from claim to finish: claim, fetch, audit in a child, publish, finish. No Celery here."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ValidationError
+
+from schemas.errors import Cancelled, Fault, FaultlineError, NotFound, Unavailable, WorkerFault
+from schemas.problem import build_problem, clean_text
+from schemas.request import AuditRequest
+from storage.artifacts import ArtifactStore
+from storage.doorbell import Doorbell
+from storage.leases import Claim, Leases
+from worker.drain import Drain
+from worker.heartbeat import Heartbeat
+from worker.limits import JobLimits
+from worker.messages import (
+    ChildMessage,
+    FailureMessage,
+    JobMessage,
+    ProgressMessage,
+    ResultMessage,
+    StartedMessage,
+    refuse_output,
+)
+from worker.process import Child, ChildCrashed
+from worker.publish import Origin, Published, find_published, publish
+from worker.settings import WorkerSettings
+from worker.warm import WarmChild
+from worker.watch import observe_layers
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+SEND_LIMIT_S = 10.0
+
+Interruption = Literal["cancelled", "lost", "released"]
+Outcome = Literal["declined", "not_claimed", "succeeded", "failed", "cancelled", "lost", "released", "crashed"]
+
+
+class Interrupted(Exception):
+    """The audit must stop now: it was cancelled, its lease is lost, or the worker is going down."""
+
+    def __init__(self, why: Interruption) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass(frozen=True)
+class Resources:
+    """All that running a job needs."""
+
+    worker: str
+    settings: WorkerSettings
+    leases: Leases
+    artifacts: ArtifactStore
+    doorbell: Doorbell
+    warm: WarmChild
+    drain: Drain
+
+
+def run_job(job_id: str, resources: Resources) -> Outcome:
+    """Return what became of the job: every way out leaves it finished, released or to its lease.
+
+    Anything unexpected is raised: the lease then runs out, which costs the job one of its attempts.
+    """
+    # Claimed only when it can start at once: until then the job is free for other workers.
+    while not (resources.warm.wait(TICK_S) or resources.drain.begun):
+        pass
+    if resources.drain.begun:
+        resources.doorbell.ring(job_id)
+        return "declined"
+    claim = resources.leases.claim(job_id, resources.worker)
+    if claim is None:  # ended, cancelled, or another worker's: a doorbell may ring twice
+        return "not_claimed"
+    started = time.monotonic()
+    # The beats go on while the end is written, so that a slow disk does not cost the lease.
+    with Heartbeat(resources.leases, claim.id, claim.attempt, resources.settings.beat_s) as heartbeat:
+        outcome = _bring_to_an_end(claim, heartbeat, resources)
+    log.info("job %s attempt %d %s after %.1f s", claim.id, claim.attempt, outcome, time.monotonic() - started)
+    return outcome
+
+
+def _bring_to_an_end(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Outcome:
+    try:
+        published = _audit(claim, heartbeat, resources)
+    except Interrupted as interrupted:
+        return _give_up(interrupted.why, claim, resources)
+    except ChildCrashed as crash:
+        # Perhaps the machine's fault, perhaps the model's: another attempt follows, until the job's tries are used up.
+        return _hand_back(claim, resources, Fault(what=str(crash)))
+    except Unavailable:
+        raise  # not the job's fault: its lease runs out, and somebody tries again when things may be better
+    except FaultlineError as error:
+        return _fail("failed", error, claim, resources)
+    finish = resources.leases.finish
+    done = _persist(
+        lambda: finish(claim.id, claim.attempt, "succeeded", report_sha256=published.report_sha256, verdict=published.verdict),
+        resources.drain,
+    )
+    return "succeeded" if done else "lost"
+
+
+def _give_up(why: Interruption, claim: Claim, resources: Resources) -> Outcome:
+    if why == "cancelled":
+        return _fail("cancelled", Cancelled(Fault(what="the audit was cancelled on request")), claim, resources)
+    if why == "released":
+        return _hand_back(claim, resources)
+    return why
+
+
+def _hand_back(claim: Claim, resources: Resources, fault: Fault | None = None) -> Outcome:
+    """Return the job to the queue; with a fault it costs the job one of its tries."""
+    if not _persist(lambda: resources.leases.release(claim.id, claim.attempt, fault), resources.drain):
+        return "lost"
+    resources.doorbell.ring(claim.id)
+    return "released" if fault is None else "crashed"
+
+
+def _fail(state: Literal["failed", "cancelled"], error: FaultlineError, claim: Claim, resources: Resources) -> Outcome:
+    problem = build_problem(error).model_dump(mode="json")
+    finish = resources.leases.finish
+    return state if _persist(lambda: finish(claim.id, claim.attempt, state, problem=problem), resources.drain) else "lost"
+
+
+def _persist(write: Callable[[], bool], drain: Drain) -> bool:
+    """Repeat the write until the store takes it; False when it was refused. Fencing makes repeating safe."""
+    while True:
+        try:
+            return write()
+        except Unavailable:
+            if drain.over:
+                raise
+            time.sleep(TICK_S * 5)
+
+
+def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Published:
+    """Run the claimed job in the warm child and publish what it measured."""
+    request = _read_request(claim)
+    if claim.report_sha256 is not None:
+        known = find_published(claim.owner, request, claim.report_sha256, resources.artifacts)
+        if known is not None:
+            return known
+    job, origin = _fetch(claim, request, resources)
+    child = _take_child(heartbeat, resources)
+    try:
+        result, layers = _converse(child, job, heartbeat, resources)
+        child.kill()
+        environment = result.measurement.environment.model_copy(update={"sandbox": layers})
+        measurement = result.measurement.model_copy(update={"environment": environment})
+        return publish(origin, measurement, child.scratch, resources.artifacts, resources.settings.job_scratch_bytes)
+    except (ChildCrashed, WorkerFault) as error:
+        log.warning("job %s: %s; the audit process wrote:\n%s", claim.id, error, clean_text(child.log[-4000:], limit=8000))
+        raise
+    finally:
+        child.discard()
+
+
+def _read_request(claim: Claim) -> AuditRequest:
+    try:
+        return AuditRequest.model_validate_json(claim.request)
+    except ValidationError as error:
+        advice = "the service and the worker are of different versions: tell the operator"
+        raise WorkerFault(
+            Fault(what="the worker cannot read the request", got=f"{error.error_count()} errors", advice=advice)
+        ) from None
+
+
+def _fetch(claim: Claim, request: AuditRequest, resources: Resources) -> tuple[JobMessage, Origin]:
+    """Return the child's orders and what is known without it.
+
+    Raises:
+        NotFound: naming every artifact that is gone.
+    """
+    uris = {"/model/uri": request.model.uri, "/data/uri": request.data.uri}
+    paths = {where: resources.artifacts.path(claim.owner, uri.rpartition(":")[2]) for where, uri in uris.items()}
+    found = [path for path in paths.values() if path is not None]
+    if len(found) < len(paths):
+        raise NotFound(*(_describe_missing(where, uris[where]) for where, path in paths.items() if path is None))
+    model, data = found
+    settings = resources.settings
+    job = JobMessage(
+        request=request.model_copy(update={"policy": None, "labels": {}}),
+        model_path=str(model.resolve()),
+        data_path=str(data.resolve()),
+        memory_bytes=settings.memory_bytes,
+        file_bytes=settings.job_scratch_bytes,
+    )
+    return job, Origin(claim.owner, request, claim.request_digest, model.stat().st_size)
+
+
+def _describe_missing(where: str, uri: str) -> Fault:
+    return Fault(
+        what="the artifact is not in the store any more",
+        where=where,
+        expected="an uploaded artifact",
+        got=uri,
+        advice="upload the file again and post the audit again",
+    )
+
+
+def _take_child(heartbeat: Heartbeat, resources: Resources) -> Child:
+    while True:
+        child = resources.warm.take(TICK_S)
+        if child is not None:
+            return child
+        _check_interrupted(heartbeat, resources.drain)
+
+
+def _check_interrupted(heartbeat: Heartbeat, drain: Drain) -> None:
+    why: Interruption | None = None
+    if heartbeat.answer == "lost":
+        why = "lost"
+    elif heartbeat.answer == "cancel":
+        why = "cancelled"
+    elif drain.over:
+        why = "released"
+    if why is not None:
+        raise Interrupted(why)
+
+
+def _converse(child: Child, job: JobMessage, heartbeat: Heartbeat, resources: Resources) -> tuple[ResultMessage, dict[str, bool]]:
+    """Return the result, and how the child had confined itself before it began.
+
+    Raises:
+        Interrupted: on cancel, a lost lease, or the end of the drain time.
+        LimitError: when a limit is passed.
+        FaultlineError: what the child says is wrong with the model or the data.
+        ChildCrashed: when it ended without a result.
+    """
+    limits = JobLimits(resources.settings, child)
+    layers: dict[str, bool] = {}
+    child.send(job, SEND_LIMIT_S)
+    while True:
+        for message in _receive(child, limits):
+            if isinstance(message, ResultMessage):
+                return message, layers
+            if isinstance(message, ProgressMessage):
+                heartbeat.tell(message)
+            elif isinstance(message, StartedMessage):
+                layers = observe_layers(child.pid)
+            elif isinstance(message, FailureMessage):
+                raise message.to_error()
+            else:
+                refuse_output("ready a second time")
+        _check_interrupted(heartbeat, resources.drain)
+        limits.check()
+
+
+def _receive(child: Child, limits: JobLimits) -> list[ChildMessage]:
+    try:
+        return child.receive(TICK_S)
+    except ChildCrashed as crash:
+        limits.explain(crash)
