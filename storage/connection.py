@@ -20,6 +20,7 @@ from schemas.errors import Fault, Unavailable
 from storage.urls import check_redis_url
 
 TIMEOUT_S: Final = 5.0
+SERVICE_CONNECTIONS: Final = 32
 SERVICE_RETRIES: Final = 3
 """Together about half a second: a client of the API is told to come again rather than kept waiting."""
 WORKER_RETRIES: Final = 9
@@ -45,13 +46,17 @@ def connect(redis_url: str, retries: int = WORKER_RETRIES) -> redis.Redis:
 
 
 def connect_async(redis_url: str, retries: int = SERVICE_RETRIES) -> redis.asyncio.Redis:
-    """Return a client for `JobQueue`; it connects on first use."""
-    return redis.asyncio.Redis.from_url(
+    """Return a client for `JobQueue`; it connects on first use, and calls beyond its connections wait for one."""
+    # The default pool answers the call after its last connection with an error: a burst of requests would be refused.
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         check_redis_url(redis_url),
+        max_connections=SERVICE_CONNECTIONS,
+        timeout=TIMEOUT_S,
         retry=AsyncRetry(_make_backoff(), retries),
         socket_timeout=TIMEOUT_S,
         health_check_interval=30,
     )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 @contextmanager
