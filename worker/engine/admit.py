@@ -36,12 +36,19 @@ def check_data(program: Program, dataset: Dataset, objective: Objective) -> None
     """Raise DataMismatch with every input or label that does not fit the model and the objective."""
     faults = [fault for spec in program.inputs for fault in _find_input_faults(spec, dataset)]
     if isinstance(objective.output, str) and objective.output not in program.outputs:
+        advice = "leave objective.output out for the first output, or name one of the model's"
+        expected = f"one of {list(program.outputs)}"
         faults.append(
-            Fault("objective.output names no output", "/objective/output", f"one of {list(program.outputs)}", objective.output)
+            Fault("objective.output names no output of the model", "/objective/output", expected, objective.output, advice)
         )
     elif isinstance(objective.output, int) and objective.output >= len(program.outputs):
-        what = "objective.output is beyond the last output"
-        faults.append(Fault(what, "/objective/output", f"below {len(program.outputs)}", str(objective.output)))
+        advice = f"number outputs from 0; the model has {list(program.outputs)}"
+        expected = f"below {len(program.outputs)}"
+        faults.append(
+            Fault(
+                "objective.output is beyond the model's last output", "/objective/output", expected, str(objective.output), advice
+            )
+        )
     if faults:
         raise DataMismatch(*faults)
 

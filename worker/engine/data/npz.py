@@ -83,6 +83,7 @@ def _choose_columns(
             "/data/inputs",
             f"one of {list(input_names)}",
             name,
+            "correct the name in data.inputs",
         )
         for name in columns
         if name not in input_names
