@@ -95,17 +95,14 @@ def test_removing_breaking_points_never_turns_anything_into_a_pass(
 @given(wheres, findings(), limits, limits)
 def test_a_tighter_limit_never_helps(where: Any, found: list[Finding], one: float, two: float) -> None:
     tight, loose = sorted([one, two])
-    for require in (
-        lambda limit: {"loss_change_at_most": limit},
-        lambda limit: {"metric": "accuracy", "drop_at_most": limit / 4},
-    ):
-        ranks = [rank(build_policy({"where": where, "require": require(limit)}), findings=found) for limit in (loose, tight)]
-        assert ranks == sorted(ranks)
-    ranks = [
-        rank(build_policy({"where": where, "require": {"metric": "accuracy", "at_least": limit / 4}}), findings=found)
-        for limit in (tight, loose)
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"loss_change_at_most": loose}, {"loss_change_at_most": tight}),
+        ({"metric": "accuracy", "drop_at_most": loose / 4}, {"metric": "accuracy", "drop_at_most": tight / 4}),
+        ({"metric": "accuracy", "at_least": tight / 4}, {"metric": "accuracy", "at_least": loose / 4}),
     ]
-    assert ranks == sorted(ranks)
+    for pair in pairs:
+        ranks = [rank(build_policy({"where": where, "require": require}), findings=found) for require in pair]
+        assert ranks == sorted(ranks)
 
 
 def _raise_loss(finding: Finding) -> None:

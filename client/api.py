@@ -1,0 +1,215 @@
+"""Client: Faultline's HTTP API as typed calls, for scripts and for the `faultline` command.
+
+with Client("http://127.0.0.1:8321") as client:
+    model, data = client.upload(Path("model.onnx")), client.upload(Path("digits.npz"))
+    job = client.submit({"model": {"uri": model}, "data": {"uri": data}})
+    job = client.wait(job, timeout_s=600)
+    report = client.fetch_report(job.id).report
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from client.errors import AuditFailed, BadAnswer, GaveUp
+from client.files import hash_file
+from client.transport import Body, Transport, read_refusal
+from schemas.about import About
+from schemas.base import canonical_bytes, compute_sha256
+from schemas.errors import Fault
+from schemas.job import TERMINAL_STATES, Job
+from schemas.policy import Policy
+from schemas.problem import Problem
+from schemas.report import Report
+from schemas.request import AuditRequest
+from schemas.validation import check_document
+from schemas.verdict import Verdict
+
+JSON = {"content-type": "application/json"}
+POLL_S = 20
+"""How long the server is asked to hold a question back until the audit changes."""
+
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
+
+
+class FetchedReport(NamedTuple):
+    """A report with its canonical bytes and their digest, which was checked."""
+
+    report: Report
+    content: bytes
+    sha256: str
+
+
+class Client:
+    """One server. `key` is sent as a bearer token; calls are repeated for up to `patience_s` while it does not answer."""
+
+    def __init__(self, server: str, key: str | None = None, patience_s: float = 30.0) -> None:
+        self._transport = Transport(server, key, patience_s)
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    @property
+    def server(self) -> str:
+        """The server's base address."""
+        return self._transport.server
+
+    def read_about(self) -> About:
+        """Return the server's version and limits."""
+        return self._ask(About, "GET", "/v1")
+
+    def has_artifact(self, sha256: str) -> bool:
+        """Tell whether the server holds a file."""
+        response = self._transport.call("HEAD", f"/v1/artifacts/{sha256}")
+        if response.status_code == httpx2.codes.NOT_FOUND:
+            return False
+        if response.status_code >= 400:
+            raise read_refusal(response)
+        return True
+
+    def upload(self, path: Path, sha256: str | None = None) -> str:
+        """Send a file unless the server holds it already; return the reference that a request names it by."""
+        digest = sha256 or hash_file(path)
+        if not self.has_artifact(digest):
+            headers = {"content-type": "application/octet-stream", "content-length": str(path.stat().st_size)}
+            self._call("PUT", f"/v1/artifacts/{digest}", headers=headers, body=path)
+        return f"artifact:sha256:{digest}"
+
+    def download(self, sha256: str, target: Path) -> None:
+        """Fetch a file and check its digest.
+
+        Raises:
+            BadAnswer: when the bytes are not what the digest says.
+
+        """
+        digest = hashlib.sha256()
+        with target.open("wb") as file:
+
+            def write(chunk: bytes) -> None:
+                digest.update(chunk)
+                file.write(chunk)
+
+            self._transport.stream(f"/v1/artifacts/{sha256}", write)
+        if digest.hexdigest() != sha256:
+            raise BadAnswer(
+                Fault("the file is not what its digest says", str(target), sha256, digest.hexdigest(), "Fetch it again.")
+            )
+
+    def submit(self, request: AuditRequest | Mapping[str, Any], idempotency_key: str | None = None) -> Job:
+        """Post an audit; sent again under one key while the server does not answer, so that it becomes one job."""
+        checked = request if isinstance(request, AuditRequest) else check_document(AuditRequest, dict(request))
+        headers = {**JSON, "idempotency-key": idempotency_key or uuid4().hex}
+        return self._ask(Job, "POST", "/v1/audits", headers=headers, body=canonical_bytes(checked))
+
+    def fetch_job(self, job_id: str, after: Job | None = None, wait_s: int = 0) -> Job:
+        """Return the audit's job; with `after` and `wait_s`, as soon as it is no longer that revision or the wait is over."""
+        headers = {"prefer": f"wait={wait_s}"} if wait_s else {}
+        if after is not None:
+            headers["if-none-match"] = f'"{after.revision}"'
+        response = self._transport.call("GET", _audit(job_id), headers=headers, answer_s=wait_s + 30)
+        if response.status_code == httpx2.codes.NOT_MODIFIED and after is not None:
+            return after
+        return _read(Job, response)
+
+    def wait(self, job: Job, timeout_s: float, on_change: Callable[[Job], None] | None = None) -> Job:
+        """Return the job when it has ended, however it ended.
+
+        Raises:
+            GaveUp: when it has not ended in time.
+
+        """
+        give_up = time.monotonic() + timeout_s
+        while job.state not in TERMINAL_STATES:
+            left_s = give_up - time.monotonic()
+            if left_s <= 0:
+                raise GaveUp(job, timeout_s)
+            changed = self.fetch_job(job.id, after=job, wait_s=max(1, min(POLL_S, round(left_s))))
+            if changed is not job and on_change is not None:
+                on_change(changed)
+            job = changed
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel an audit: a queued one at once, a running one soon."""
+        return self._ask(Job, "DELETE", _audit(job_id))
+
+    def fetch_report(self, job_id: str) -> FetchedReport:
+        """Return the report of a succeeded audit.
+
+        Raises:
+            AuditFailed: when the audit ended without one.
+            BadAnswer: when the bytes are not what their digest says.
+
+        """
+        response = self._transport.call("GET", f"{_audit(job_id)}/report")
+        if response.status_code == httpx2.codes.CONFLICT:
+            refusal = read_refusal(response)
+            raise AuditFailed(refusal.problem) if refusal.problem.code != "conflict" else refusal
+        report, sha256 = _read(Report, response), compute_sha256(response.content)
+        promised = response.headers.get("etag", "").removeprefix("W/").strip('"')
+        if sha256 != promised:
+            raise BadAnswer(Fault("the report is not what its digest says", job_id, promised, sha256, "Fetch it again."))
+        return FetchedReport(report, response.content, sha256)
+
+    def fetch_verdict(self, job_id: str) -> Verdict:
+        """Return the verdict by the policy that came with the audit."""
+        return self._ask(Verdict, "GET", f"{_audit(job_id)}/verdict")
+
+    def judge(self, policy: Policy, job_id: str, baseline: str | Mapping[str, Any] | None = None) -> Verdict:
+        """Return the verdict of a policy on a finished audit; `baseline` is another audit's id or a report document."""
+        body = canonical_bytes({"policy": policy.model_dump(mode="json"), "audit_id": job_id, "baseline": baseline})
+        return self._ask(Verdict, "POST", "/v1/verdicts", headers=JSON, body=body)
+
+    def _ask(
+        self, kind: type[AnswerT], method: str, path: str, *, headers: Mapping[str, str] | None = None, body: Body = None
+    ) -> AnswerT:
+        return _read(kind, self._call(method, path, headers=headers, body=body))
+
+    def _call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: Body = None) -> httpx2.Response:
+        response = self._transport.call(method, path, headers=headers, body=body)
+        if response.status_code >= 400:
+            raise read_refusal(response)
+        return response
+
+
+def check_ended_well(job: Job) -> Job:
+    """Return the job if it succeeded.
+
+    Raises:
+        AuditFailed: with the job's own problem.
+
+    """
+    if job.state == "succeeded":
+        return job
+    problem = job.problem or Problem(
+        type="about:blank", title=f"The audit is {job.state}", status=409, code=job.state, detail=f"audit {job.id}", errors=()
+    )
+    raise AuditFailed(problem, job)
+
+
+def _audit(job_id: str) -> str:
+    return f"/v1/audits/{quote(job_id, safe='')}"
+
+
+def _read(kind: type[AnswerT], response: httpx2.Response) -> AnswerT:
+    if response.status_code >= 400:
+        raise read_refusal(response)
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        expected, got = f"a {kind.__name__} of schema version 1", f"{response.status_code} {response.headers.get('content-type')}"
+        advice = "Check that the address is that of a Faultline server of this version."
+        raise BadAnswer(Fault(f"{response.request.url} did not answer as expected", "", expected, got, advice)) from error

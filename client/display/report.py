@@ -1,0 +1,95 @@
+"""A report for a person: what was audited, which layers are weak, gradient against chance, breaking points, doubts."""
+
+from collections.abc import Sequence
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from client.display.comparison import compare_with_random
+from client.display.figures import NOTHING, one_line, show_count, show_digest, show_metric, show_size
+from client.display.tables import build_findings_table
+from gate.wording import name_limit, name_point, show_norm, show_number
+from schemas.report import BreakingPoint, Flag, Ranking, Report
+
+MAX_RANKINGS = 4
+MAX_ROWS = 12
+SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Print the whole report for the console's width."""
+    _print_section(console, "Audit", [_build_header(report)])
+    whole = [finding for finding in report.findings if finding.scope.kind in {"model", "named"}]
+    if whole:
+        table = build_findings_table("scope and set", whole, console, name_sets=True)
+        _print_section(console, "Worst found in the whole model and named scopes", [table])
+    _print_rankings(console, report)
+    _print_section(console, "Gradient against chance", [Text(sentence) for sentence in compare_with_random(report)])
+    _print_section(console, "Breaking points", [Text(describe_point(point)) for point in report.breaking_points])
+    _print_section(console, "Doubts", [_draw_flag(flag) for flag in report.flags])
+
+
+def describe_point(point: BreakingPoint) -> str:
+    """Return a breaking point in words."""
+    where, limit, bracket = name_point(point), name_limit(point), point.bracket
+    if not point.reached or bracket.hi is None:
+        end = f"up to epsilon {show_number(bracket.lo)}" if bracket.lo is not None else "in the range that was searched"
+        return f"{where}: no corruption {end} was found to cause {limit}."
+    below = f"; none was found at {show_number(bracket.lo)}" if bracket.lo is not None else ", the start of the range"
+    return f"{where}: {limit} at epsilon {show_number(bracket.hi)}{below}."
+
+
+def _build_header(report: Report) -> RenderableType:
+    model, data, coverage, clean = report.subject.model, report.subject.data, report.coverage, report.clean
+    share = coverage.weights_audited / coverage.weights_total if coverage.weights_total else 0.0
+    metrics = [f"{one_line(name)} {show_metric(name, value)}" for name, value in clean.metrics.items()]
+    opset = f" opset {model.opset}" if model.opset is not None else ""
+    rows = {
+        "model": [f"{model.format}{opset}", one_line(model.producer), show_size(model.size_bytes), show_digest(model.sha256)],
+        "data": [f"{show_count(data.examples)} examples", f"{show_count(data.labels_counted)} labels", show_digest(data.sha256)],
+        "weights": [
+            f"{show_count(coverage.weights_audited)} of {show_count(coverage.weights_total)} audited ({share:.1%})",
+            f"{coverage.tensors_audited} of {coverage.tensors_total} tensors",
+        ],
+        "clean": [f"loss {clean.loss:.4g}", *metrics],
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(Text(name, style="dim"), Text(", ".join(value)))
+    return table
+
+
+def _print_rankings(console: Console, report: Report) -> None:
+    findings = {finding.id: finding for finding in report.findings}
+    for ranking in report.ranking[:MAX_RANKINGS]:
+        known = [findings[entry.finding] for entry in ranking.scopes if entry.finding in findings]
+        column = "module" if ranking.kind == "per_module" else "tensor"
+        parts: list[RenderableType] = [build_findings_table(column, known[:MAX_ROWS], console)]
+        if len(known) > MAX_ROWS:
+            parts.append(Text(f"{len(known) - MAX_ROWS} less vulnerable ones are in the JSON report", style="dim"))
+        _print_section(console, f"Most vulnerable {column}s: {_name_set(ranking)}", parts)
+    if len(report.ranking) > MAX_RANKINGS:
+        _print_section(console, f"{len(report.ranking) - MAX_RANKINGS} more rankings are in the JSON report", [Text()])
+
+
+def _name_set(ranking: Ranking) -> str:
+    given = ranking.set
+    few = f", at most {given['max_corrupted']} weights" if given.get("max_corrupted") is not None else ""
+    epsilon = given.get("epsilon")
+    return f"norm {show_norm(given.get('norm'))}, epsilon {show_number(epsilon) if isinstance(epsilon, float) else NOTHING}{few}"
+
+
+def _draw_flag(flag: Flag) -> Text:
+    where = f" on {one_line(flag.scope)}" if flag.scope is not None else ""
+    text = Text(f"{flag.severity} ", style=SEVERITY_STYLES.get(flag.severity, ""))
+    return text.append_text(Text(f"{one_line(flag.code)}{where}: {one_line(flag.advice)}", style="default"))
+
+
+def _print_section(console: Console, title: str, parts: Sequence[RenderableType]) -> None:
+    if parts:
+        console.print(Text(title, style="bold"))
+        for part in parts:
+            console.print(Padding(part, (0, 0, 0, 2)))
+        console.print()

@@ -1,0 +1,226 @@
+"""Turns the options of `faultline audit` into a request; what they say replaces what the request file says."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from client.errors import BadUsage
+from client.files import hash_file, load_document, load_policy
+from schemas.errors import Fault, InvalidRequest
+from schemas.request import AuditRequest
+from schemas.validation import check_document
+
+ARTIFACT = "artifact:sha256:"
+PLACEHOLDER = {"uri": ARTIFACT + "0" * 64}
+"""Stands for a file that could not be read, so that the rest of the request can be checked all the same."""
+SET_NAMES = {"norm": "norm", "epsilon": "epsilon", "n": "max_corrupted", "max_corrupted": "max_corrupted", "scale": "scale"}
+SET_LISTS = frozenset({"epsilon", "max_corrupted"})
+LIMIT_NAMES = frozenset({"metric", "drop", "loss_change"})
+POINT_NAMES = {name: name for name in ("metric", "drop", "loss_change", "scope", "norm", "range", "max_corrupted", "scale")} | {
+    "n": "max_corrupted"
+}
+
+
+class AuditOptions(NamedTuple):
+    """What the command line says about the request, as it was typed."""
+
+    model: str | None = None
+    data: str | None = None
+    request: Path | None = None
+    policy: Path | None = None
+    sets: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    breaking_points: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    target: str | None = None
+    loss: str | None = None
+    output_kind: str | None = None
+    metrics: tuple[str, ...] = ()
+    method: str | None = None
+    budget_passes: int | None = None
+    random_trials: int | None = None
+    seed: int | None = None
+    labels: tuple[str, ...] = ()
+    fresh: bool = False
+
+
+class PreparedAudit(NamedTuple):
+    """A request that was checked, and the files that must be uploaded for it, by digest."""
+
+    request: AuditRequest
+    uploads: dict[str, Path]
+
+
+class _Draft(NamedTuple):
+    """The request as it grows."""
+
+    document: dict[str, Any]
+    uploads: dict[str, Path]
+
+
+def prepare_audit(options: AuditOptions) -> PreparedAudit:
+    """Return the request that the options and the request file make together.
+
+    Raises:
+        BadUsage: with every fault in options and files.
+
+    """
+    draft = _Draft(_load_request(options.request), {})
+    faults: list[Fault] = []
+    for step in (_add_model, _add_data, _add_policy, _add_cells, _add_objective, _add_rest):
+        try:
+            step(draft, options)
+        except BadUsage as error:
+            faults += error.faults
+    try:
+        request = check_document(AuditRequest, draft.document)
+    except InvalidRequest as error:
+        file = f"{options.request}#" if options.request is not None else "the request, "
+        faults += (Fault(one.what, file + one.where, one.expected, one.got, one.advice) for one in error.faults)
+        raise BadUsage(*faults) from error
+    if faults:
+        raise BadUsage(*faults)
+    return PreparedAudit(request, draft.uploads)
+
+
+def read_pairs(text: str, option: str, names: dict[str, str]) -> dict[str, str]:
+    """Return what `name=value,name=value` says, under the names of the contract.
+
+    Raises:
+        BadUsage: when it says something else.
+
+    """
+    pairs: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        known = names.get(name)
+        if not equals or not value or known is None or known in pairs:
+            expected = f"name=value pairs with commas between, each name once: {', '.join(names)}"
+            raise BadUsage(
+                Fault(f"{option} cannot be read", option, expected, text, f"Write it like {option} {EXAMPLES[option]}")
+            )
+        pairs[known] = value
+    return pairs
+
+
+EXAMPLES = {
+    "--set": '"norm=2,epsilon=0.01/0.1,n=all/100"',
+    "--breaking-point": '"metric=accuracy,drop=0.05,norm=2,range=0.001/10"',
+    "--label": "branch=main",
+    "--input": "x=images",
+}
+
+
+def _load_request(path: Path | None) -> dict[str, Any]:
+    document = {} if path is None else load_document(path)
+    if not isinstance(document, dict):
+        got = type(document).__name__
+        raise BadUsage(
+            Fault("the request file says nothing", str(path), "an object with the fields of a request", got, "Correct it.")
+        )
+    return dict(document)
+
+
+def _add_model(draft: _Draft, options: AuditOptions) -> None:
+    _add_artifact(draft, "model", options.model, "faultline audit MODEL --data DATA")
+
+
+def _add_data(draft: _Draft, options: AuditOptions) -> None:
+    _add_artifact(draft, "data", options.data, "faultline audit MODEL --data DATA")
+    data = draft.document["data"]
+    if options.inputs and isinstance(data, dict):
+        data["inputs"] = dict(_split_pair(text, "--input") for text in options.inputs)
+    if options.target is not None and isinstance(data, dict):
+        data["target"] = options.target
+
+
+def _add_artifact(draft: _Draft, section: str, named: str | None, usage: str) -> None:
+    """Name the file by its digest in the request, and remember to upload it."""
+    given = draft.document.get(section)
+    if named is None and given is not None:
+        return
+    part = dict(given) if isinstance(given, dict) else {}
+    draft.document[section] = part | PLACEHOLDER
+    if named is None:
+        raise BadUsage(
+            Fault(f"no {section} is named", section, "a file, or a request file that names one", "nothing", f"Call {usage}")
+        )
+    if named.startswith(ARTIFACT):
+        draft.document[section] = part | {"uri": named}
+        return
+    digest = hash_file(Path(named))
+    draft.uploads[digest] = Path(named)
+    draft.document[section] = part | {"uri": ARTIFACT + digest}
+
+
+def _add_policy(draft: _Draft, options: AuditOptions) -> None:
+    if options.policy is not None:
+        draft.document.pop("policy", None)
+        draft.document["policy"] = load_policy(options.policy).model_dump(mode="json")
+    elif isinstance(draft.document.get("policy"), str) and options.request is not None:
+        # A request file may name its policy by a path beside it.
+        path = options.request.parent / draft.document.pop("policy")
+        draft.document["policy"] = load_policy(path).model_dump(mode="json")
+
+
+def _add_cells(draft: _Draft, options: AuditOptions) -> None:
+    if options.scopes:
+        draft.document["scopes"] = [_read_scope(text) for text in options.scopes]
+    if options.sets:
+        draft.document["sets"] = [_read_set(text) for text in options.sets]
+    if options.breaking_points:
+        draft.document["breaking_points"] = [_read_point(text) for text in options.breaking_points]
+
+
+def _add_objective(draft: _Draft, options: AuditOptions) -> None:
+    objective = {"loss": options.loss, "output_kind": options.output_kind, "metrics": list(options.metrics) or None}
+    search = {
+        "method": options.method,
+        "budget_passes": options.budget_passes,
+        "random_trials": options.random_trials,
+        "seed": options.seed,
+    }
+    for section, changes in (("objective", objective), ("search", search)):
+        given = {name: value for name, value in changes.items() if value is not None}
+        before = draft.document.get(section)
+        if given and (before is None or isinstance(before, dict)):
+            draft.document[section] = {**(before or {}), **given}
+
+
+def _add_rest(draft: _Draft, options: AuditOptions) -> None:
+    if options.fresh:
+        draft.document["fresh"] = True
+    before = draft.document.get("labels")
+    if options.labels and (before is None or isinstance(before, dict)):
+        draft.document["labels"] = {**(before or {}), **dict(_split_pair(text, "--label") for text in options.labels)}
+
+
+def _read_scope(text: str) -> str | dict[str, str]:
+    """Return a scope kind, or the named scope that `name=pattern` means."""
+    name, equals, pattern = text.partition("=")
+    return {"name": name, "match": pattern} if equals else text
+
+
+def _read_set(text: str) -> dict[str, Any]:
+    pairs = read_pairs(text, "--set", SET_NAMES)
+    return {name: _split_list(value) if name in SET_LISTS else value for name, value in pairs.items()}
+
+
+def _read_point(text: str) -> dict[str, Any]:
+    pairs = read_pairs(text, "--breaking-point", POINT_NAMES)
+    point: dict[str, Any] = {"limit": {name: pairs.pop(name) for name in LIMIT_NAMES & pairs.keys()}} | pairs
+    if "range" in point:
+        point["range"] = _split_list(point["range"])
+    return point
+
+
+def _split_list(text: str) -> list[str | None]:
+    return [None if value == "all" else value for value in text.split("/")]
+
+
+def _split_pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise BadUsage(
+            Fault(f"{option} cannot be read", option, "name=value", text, f"Write it like {option} {EXAMPLES[option]}")
+        )
+    return name, value

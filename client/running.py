@@ -1,0 +1,51 @@
+"""One audit through the API: upload, submit, wait, fetch."""
+
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+from client.api import Client, FetchedReport, check_ended_well
+from client.display.figures import show_size
+from client.display.progress import ProgressView
+from client.files import LoadedReport
+from client.options import PreparedAudit
+from schemas.job import Job
+from schemas.policy import Policy
+from schemas.verdict import Verdict
+
+
+class FinishedAudit(NamedTuple):
+    """A succeeded audit. `verdict` is None when no policy was given."""
+
+    job: Job
+    report: FetchedReport
+    verdict: Verdict | None
+
+
+def run_audit(
+    client: Client, prepared: PreparedAudit, baseline: LoadedReport | str | None, view: ProgressView, wait_s: float
+) -> FinishedAudit:
+    """Carry out one audit and return what it found; GaveUp when it takes too long, AuditFailed when it ends without a report."""
+    for digest, path in prepared.uploads.items():
+        _upload(client, path, digest, view)
+    view.tell("Submitting the audit")
+    job = client.submit(prepared.request, idempotency_key=uuid4().hex)
+    view.note(f"Audit {job.id} is accepted by {client.server}")
+    view.show_job(job)
+    job = check_ended_well(client.wait(job, wait_s, view.show_job))
+    view.tell("Fetching the report")
+    return FinishedAudit(job, client.fetch_report(job.id), _judge(client, job, prepared.request.policy, baseline))
+
+
+def _upload(client: Client, path: Path, digest: str, view: ProgressView) -> None:
+    view.tell(f"Uploading {path.name} ({show_size(path.stat().st_size)})")
+    client.upload(path, digest)
+
+
+def _judge(client: Client, job: Job, policy: Policy | None, baseline: LoadedReport | str | None) -> Verdict | None:
+    """Return the verdict of the policy that came along; with a baseline it is asked for anew."""
+    if policy is None:
+        return None
+    if baseline is None:
+        return client.fetch_verdict(job.id)
+    return client.judge(policy, job.id, baseline.content if isinstance(baseline, LoadedReport) else baseline)
