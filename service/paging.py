@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.job import JobState
 from service.presentation import AUDITS
+from storage.records import JOB_ID
 
 MAX_LIMIT = 100
 
@@ -19,7 +20,7 @@ class PageQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 20
     """Most audits on the page."""
 
-    cursor: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    cursor: Annotated[str, Field(pattern=f"^{JOB_ID.pattern}$")] | None = None
     """Where the page starts: `next` of the page before."""
 
     state: JobState | None = None

@@ -108,6 +108,6 @@ def _explain_parameter(entry: dict[str, Any]) -> Fault:
         advice = "Remove it; the OpenAPI document lists the parameters."
         return Fault(f"there is no {kind} parameter {name}", f"{kind}: {name}", "a known parameter", name, advice)
     expected = describe_expected(entry["type"], entry["msg"], entry.get("ctx", {}), {})
-    got = "nothing" if entry["type"] == "missing" else str(entry["input"])[:MAX_SHOWN]
+    got = "nothing" if entry["type"] == "missing" else str(entry["input"])[:MAX_SHOWN] or "an empty text"
     what = f"the {kind} parameter {name} must be {expected}"
     return Fault(what, f"{kind}: {name}", expected, got, "Correct the parameter; the OpenAPI document describes it.")

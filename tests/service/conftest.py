@@ -9,6 +9,7 @@ import httpx2
 import pytest
 import redis
 
+from schemas.base import compute_sha256
 from service.settings import Settings
 from storage.artifacts import FileArtifactStore
 from storage.connection import connect
@@ -97,4 +98,4 @@ def submit(http: httpx2.Client) -> Callable[..., dict[str, Any]]:
 
 
 def upload(http: httpx2.Client, content: bytes) -> httpx2.Response:
-    return http.put(f"/v1/artifacts/{documents.compute_sha256(content)}", content=content)
+    return http.put(f"/v1/artifacts/{compute_sha256(content)}", content=content)

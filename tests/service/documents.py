@@ -10,6 +10,7 @@ MODEL = b"a model; the API never looks inside"
 DATA = b"data; the API never looks inside"
 MODEL_SHA256 = compute_sha256(MODEL)
 DATA_SHA256 = compute_sha256(DATA)
+MODEL_URI = f"artifact:sha256:{MODEL_SHA256}"
 REPORT = canonical_bytes(Report.model_validate(examples.REPORT))
 REPORT_SHA256 = compute_sha256(REPORT)
 STRICT: dict[str, Any] = {"name": "strict", "conditions": [{"id": "loss", "require": {"loss_change_at_most": 0.001}}]}

@@ -15,7 +15,7 @@ from tests.service.problems import read_problem
 
 
 def list_unfinished(data_dir: Path) -> list[str]:
-    return os.listdir(data_dir / "artifacts" / ".incoming")
+    return [path.name for path in (data_dir / "artifacts" / ".incoming").iterdir()]
 
 
 def test_a_file_comes_back_as_it_was_sent(http: httpx2.Client) -> None:
@@ -96,8 +96,8 @@ def test_a_file_over_the_limit_is_refused_whether_announced_or_not(http: httpx2.
 
 def test_a_client_that_asks_first_is_refused_before_it_sends(url: str) -> None:
     with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=10) as connection:
-        head = f"PUT /v1/artifacts/{'0' * 64} HTTP/1.1\r\nHost: x\r\nContent-Length: {10 * UPLOAD_LIMIT}\r\nExpect: 100-continue\r\n\r\n"
-        connection.sendall(head.encode())
+        headers = ("Host: x", f"Content-Length: {10 * UPLOAD_LIMIT}", "Expect: 100-continue")
+        connection.sendall("\r\n".join((f"PUT /v1/artifacts/{'0' * 64} HTTP/1.1", *headers, "", "")).encode())
         assert connection.recv(12) == b"HTTP/1.1 413"
 
 

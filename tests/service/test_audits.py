@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -41,10 +42,7 @@ def test_a_key_makes_one_job_of_equal_documents(http: httpx2.Client, submit: Sub
     first, second, other = submit(headers), submit(headers), submit({"Idempotency-Key": "k2"})
     assert first == second
     assert other["id"] != first["id"]
-    spelt_differently = '{"data": {"uri":"artifact:sha256:%s"},\n"search": {"seed": 0}, "model":{"uri":"artifact:sha256:%s"}}' % (
-        documents.DATA_SHA256,
-        documents.MODEL_SHA256,
-    )
+    spelt_differently = json.dumps({"search": {"seed": 0}, **documents.build_request()}, indent=3)
     json_headers = {**headers, "Content-Type": "application/json; charset=utf-8"}
     assert http.post("/v1/audits", content=spelt_differently, headers=json_headers).json()["id"] == first["id"]
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from schemas.base import canonical_bytes, compute_sha256
 from schemas.verdict import Verdict
 from tests.service import documents
 from tests.service.conftest import Worker
@@ -80,7 +81,7 @@ def test_any_policy_judges_a_stored_or_a_posted_report_alike(
 
 def test_a_posted_report_is_named_by_the_bytes_that_were_posted(http: httpx2.Client) -> None:
     newer = {**json.loads(documents.REPORT), "a_field_of_a_later_version": 1.0}
-    digest = documents.compute_sha256(documents.canonical_bytes(newer))
+    digest = compute_sha256(canonical_bytes(newer))
     assert http.post("/v1/verdicts", json={"policy": documents.STRICT, "report": newer}).json()["report_sha256"] == digest
 
 

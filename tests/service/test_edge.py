@@ -1,0 +1,107 @@
+"""What holds for every route: HEAD, OPTIONS, 405, headers, and an answer when the code itself fails."""
+
+import json
+import logging
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from service.app import find_routes
+from service.edge import Edge, MethodTable
+from service.problems import add_problem_handlers
+from tests.service.problems import read_problem
+
+METHODS = {
+    "/v1": "GET, HEAD, OPTIONS",
+    "/healthz": "GET, HEAD, OPTIONS",
+    "/readyz": "GET, HEAD, OPTIONS",
+    "/openapi.json": "GET, HEAD, OPTIONS",
+    "/v1/artifacts/" + "0" * 64: "GET, HEAD, OPTIONS, PUT",
+    "/v1/audits": "GET, HEAD, OPTIONS, POST",
+    "/v1/audits/x": "DELETE, GET, HEAD, OPTIONS",
+    "/v1/audits/x/report": "GET, HEAD, OPTIONS",
+    "/v1/audits/x/verdict": "GET, HEAD, OPTIONS",
+    "/v1/verdicts": "OPTIONS, POST",
+}
+
+
+def test_every_route_has_its_row() -> None:
+    table = MethodTable(find_routes())
+    rows = {path: ", ".join(table.find(path)) for path in METHODS}
+    assert rows == METHODS
+    assert len(METHODS) == len({route.path for route in find_routes()})
+
+
+@pytest.mark.parametrize(("path", "allowed"), METHODS.items())
+def test_other_methods_are_refused_with_all_that_are_allowed(http: httpx2.Client, path: str, allowed: str) -> None:
+    for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE", "BREW"} - set(allowed.split(", ")):
+        response = http.request(method, path)
+        assert read_problem(response, 405).errors[0].got == method
+        assert response.headers["allow"] == allowed
+    options = http.options(path)
+    assert (options.status_code, options.headers["allow"], options.content) == (204, allowed, b"")
+
+
+def test_options_of_nothing_is_not_found(http: httpx2.Client) -> None:
+    read_problem(http.options("/v2"), 404)
+
+
+@pytest.mark.parametrize("path", [path for path, allowed in METHODS.items() if "HEAD" in allowed])
+def test_head_is_get_without_the_body(http: httpx2.Client, path: str) -> None:
+    told, got = http.head(path), http.get(path)
+    assert told.status_code == got.status_code
+    assert told.content == b""
+    for name in ("content-type", "content-length", "etag", "cache-control"):
+        assert told.headers.get(name) == got.headers.get(name)
+
+
+@pytest.mark.parametrize("path", ["/v1", "/nothing", "/v1/audits", "/v1/verdicts"])
+def test_answers_are_nothing_that_a_browser_would_run(http: httpx2.Client, path: str) -> None:
+    headers = http.get(path, headers={"Origin": "http://evil.example"}).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-security-policy"].startswith("default-src 'none'")
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "access-control-allow-origin" not in headers
+    assert "server" not in headers
+
+
+def test_the_service_tells_its_limits_and_links(http: httpx2.Client) -> None:
+    about = http.get("/v1").json()
+    assert about["limits"]["wait_s"] == 20
+    for name in ("audits", "openapi", "health"):
+        assert http.get(about["links"][name]).status_code == 200
+
+
+def test_the_openapi_document_is_served(http: httpx2.Client) -> None:
+    assert json.loads(http.get("/openapi.json").content)["info"]["title"] == "Faultline"
+
+
+def test_readiness_needs_a_worker(http: httpx2.Client, worker: object) -> None:
+    assert [item.where for item in read_problem(http.get("/readyz"), 503).errors] == ["workers"]
+    worker.leases.announce("w1", 30)  # type: ignore[attr-defined]
+    ready = http.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["workers"] == 1
+    assert http.get("/healthz").json() == {"status": "alive"}
+
+
+def test_a_failure_of_ours_is_a_problem_with_an_incident_that_the_log_explains(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+
+    @app.get("/broken")
+    async def break_down() -> None:
+        secret = "password"
+        raise LookupError(secret)
+
+    app.add_middleware(Edge, methods=MethodTable([]))
+    add_problem_handlers(app)
+    with TestClient(app) as client, caplog.at_level(logging.ERROR):
+        response = client.get("/broken")
+    problem = read_problem(response, 500)
+    assert "password" not in response.text
+    incident = problem.errors[0].what.rpartition(" ")[2]
+    assert len(incident) == 32
+    assert incident in caplog.text
+    assert "LookupError: password" in caplog.text
