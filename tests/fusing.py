@@ -29,8 +29,8 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
 
 def _fold(layer: Fusable, norm: Norm) -> Fusable:
     mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
-        raise ValueError("a BatchNorm without running statistics cannot be folded")
+    assert mean is not None
+    assert variance is not None
     scale = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
     bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.double()
     weight = layer.weight.double() * scale.view(-1, *[1] * (layer.weight.dim() - 1))

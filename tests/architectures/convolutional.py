@@ -213,7 +213,9 @@ class UNet(nn.Module):
             nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.InstanceNorm2d(12, affine=True), nn.ELU(inplace=True)
         )
         self.middle = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(12, 16, 3, padding=1), nn.SiLU())
-        self.up1 = nn.Sequential(nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False), nn.Conv2d(16, 12, 3, padding=1))
+        self.up1 = nn.Sequential(
+            nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False), nn.Conv2d(16, 12, 3, padding=1)
+        )
         self.up2 = nn.ConvTranspose2d(24, 8, 2, stride=2)
         self.mask = nn.Sequential(nn.Conv2d(16, 3, 1), nn.Upsample(scale_factor=2.0, mode="nearest"))
 

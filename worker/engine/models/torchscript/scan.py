@@ -1,0 +1,195 @@
+"""Inspect a TorchScript archive without loading it: zip entries, pickles, source code.
+
+A TorchScript file is a program. A scripted `__setstate__` runs while the file is loaded, `aten::save` writes and
+`aten::from_file` reads any path, and TorchScript's unpickler trusts the sizes that a pickle states. So nothing is
+handed to TorchScript before every entry of the archive has been read here, against allowlists.
+"""
+
+import stat
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from schemas.errors import Fault, ModelRefused, ModelUnreadable, UnsupportedOperator
+from worker.engine.models.torchscript.pickles import check_pickle, read_claims
+from worker.engine.models.torchscript.source import Source, check_sources
+
+MAX_ENTRIES = 200_000
+MAX_INFLATED_BYTES = 256 * 2**20
+"""Of all compressed entries (code and debug records) together."""
+MAX_RATIO = 200
+MAX_PICKLE_BYTES = 256 * 2**20
+
+EXPORT_ADVICE = "export the model with torch.jit.trace or torch.jit.script and save it with torch.jit.save, or export it to ONNX"
+
+
+def scan_archive(path: Path) -> None:
+    """Check that a file is a TorchScript archive which does nothing when it is loaded.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ModelUnreadable: if it is no zip archive, or a damaged one.
+        ModelRefused: if it is a pickled checkpoint, carries code that runs on loading or touches files, or is built to
+            mislead or exhaust its reader.
+        UnsupportedOperator: if its code mentions operators outside the allowlist.
+    """
+    check_magic(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            faults = list(check_entries(archive, path.stat().st_size))
+            if faults:
+                raise ModelRefused(*faults)
+            check_layout(archive, path.name)
+            check_contents(archive)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, UnicodeDecodeError) as error:
+        raise ModelUnreadable(
+            Fault(
+                "the archive is damaged",
+                where=path.name,
+                expected="a zip archive",
+                got=str(error),
+                advice="upload the file again",
+            )
+        ) from error
+
+
+def check_magic(path: Path) -> None:
+    """Refuse files that are no zip archive, with the reason.
+
+    Raises:
+        ModelRefused: if the file is a bare pickle.
+        ModelUnreadable: if it is anything else.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start[:1] == b"\x80" and start[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
+        raise ModelRefused(describe_checkpoint(path.name))
+    if start[:4] != b"PK\x03\x04":
+        raise ModelUnreadable(
+            Fault(
+                "the file is not a TorchScript archive",
+                where=path.name,
+                expected="a zip archive",
+                got=f"{len(start)} bytes {start.hex()}" if start else "an empty file",
+                advice=EXPORT_ADVICE,
+            )
+        )
+
+
+def describe_checkpoint(name: str) -> Fault:
+    """Return the fault of a file that torch.save wrote."""
+    return Fault(
+        "the file is a pickled checkpoint (torch.save), which has no graph and runs code when it is opened",
+        where=name,
+        expected="a TorchScript archive with code/ and constants.pkl",
+        got="a pickled module or state_dict",
+        advice=EXPORT_ADVICE,
+    )
+
+
+def check_entries(archive: zipfile.ZipFile, size_bytes: int) -> Iterator[Fault]:
+    """Yield what is wrong with the names, sizes and places of the archive's entries."""
+    entries = archive.infolist()
+    if len(entries) > MAX_ENTRIES:
+        yield Fault("the archive has too many entries", expected=f"at most {MAX_ENTRIES}", got=str(len(entries)))
+        return
+    for name in sorted(name for name, count in Counter(entry.orig_filename for entry in entries).items() if count > 1):
+        yield Fault("an entry stands twice in the archive", where=repr(name), expected="each name once")
+    if archive.comment or (entries and min(entry.header_offset for entry in entries) != 0):
+        yield Fault("the archive has bytes before its first or after its last entry", expected="what torch.jit.save writes")
+    inflated = sum(entry.file_size for entry in entries if entry.compress_type != zipfile.ZIP_STORED)
+    if inflated > MAX_INFLATED_BYTES or sum(entry.compress_size for entry in entries) > size_bytes:
+        yield Fault(
+            "the archive unpacks to more than its size allows",
+            expected=f"at most {MAX_INFLATED_BYTES} bytes",
+            got=f"{inflated} bytes",
+        )
+    for entry in entries:
+        yield from _check_entry(entry)
+
+
+def _check_entry(entry: zipfile.ZipInfo) -> Iterator[Fault]:
+    name = entry.orig_filename
+    parts = name.split("/")
+    if name.startswith("/") or not {"", ".", ".."}.isdisjoint(parts) or "\\" in name or ":" in name or not name.isprintable():
+        yield Fault("an entry's name leads out of the archive", where=repr(name), expected="plain relative names")
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        yield Fault("an entry is a symbolic link", where=repr(name), expected="plain files")
+    if entry.flag_bits & 0x1 or entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        yield Fault("an entry is encrypted or packed in an unusual way", where=repr(name), expected="stored or deflated")
+    if entry.compress_type == zipfile.ZIP_STORED and entry.file_size != entry.compress_size:
+        yield Fault("an entry's sizes disagree", where=repr(name), got=f"{entry.compress_size} and {entry.file_size} bytes")
+    if entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
+        ratio = entry.file_size // max(entry.compress_size, 1)
+        yield Fault(
+            "an entry is a compression bomb", where=repr(name), expected=f"a ratio of at most {MAX_RATIO}", got=str(ratio)
+        )
+
+
+def check_layout(archive: zipfile.ZipFile, name: str) -> None:
+    """Check that the archive is laid out as torch.jit.save does it, under one folder.
+
+    Raises:
+        ModelUnreadable: if it is some other zip archive.
+        ModelRefused: if it is a checkpoint or a torch.export archive.
+    """
+    names = archive.namelist()
+    roots = {entry.partition("/")[0] for entry in names}
+    inside = {entry.partition("/")[2] for entry in names}
+    if len(roots) == 1 and "data.pkl" in inside and not any(entry.startswith("code/") for entry in inside):
+        raise ModelRefused(describe_checkpoint(name))
+    if len(roots) == 1 and ("archive_format" in inside or any(entry.startswith("models/") for entry in inside)):
+        raise ModelRefused(
+            Fault(
+                "the file is a torch.export archive", where=name, expected="TorchScript or ONNX", got="pt2", advice=EXPORT_ADVICE
+            )
+        )
+    missing = {"data.pkl", "constants.pkl"} - inside
+    if len(roots) != 1 or missing:
+        raise ModelUnreadable(
+            Fault(
+                "the zip archive is not a TorchScript file",
+                where=name,
+                expected="one folder with data.pkl, constants.pkl and code/",
+                got=f"{len(names)} entries in {len(roots)} folders, without {', '.join(sorted(missing)) or 'nothing'}",
+                advice=EXPORT_ADVICE,
+            )
+        )
+
+
+def check_contents(archive: zipfile.ZipFile) -> None:
+    """Read every pickle and every source file of the archive.
+
+    Raises:
+        ModelRefused: with everything that is wrong with them.
+        UnsupportedOperator: if only operators outside the allowlist are.
+    """
+    sizes = {entry.filename.partition("/")[2]: entry.file_size for entry in archive.infolist()}
+    refused: list[Fault] = []
+    sources: list[Source] = []
+    for entry in archive.infolist():
+        place = entry.filename.partition("/")[2]
+        if place.endswith("pkl"):
+            if entry.file_size > MAX_PICKLE_BYTES:
+                refused.append(Fault("a pickle is too large", where=place, expected=f"at most {MAX_PICKLE_BYTES} bytes"))
+                continue
+            content = archive.read(entry)
+            found = list(check_pickle(place, content))
+            refused += found
+            if not found and place in {"data.pkl", "constants.pkl"}:
+                refused += read_claims(place, content, sizes)
+        elif place.startswith("code/"):
+            if not place.endswith(".py"):
+                refused.append(Fault("code/ holds something that is no source file", where=place, expected="*.py"))
+                continue
+            sources.append(Source(place, archive.read(entry).decode()))
+    unsupported: list[Fault] = []
+    for error in check_sources(sources):
+        (unsupported if isinstance(error, UnsupportedOperator) else refused).extend(error.faults)
+    if refused:
+        raise ModelRefused(*refused)
+    if unsupported:
+        raise UnsupportedOperator(*unsupported)

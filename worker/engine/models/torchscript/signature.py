@@ -1,0 +1,148 @@
+"""Inputs and outputs of a TorchScript forward, under the names that a user of the file sees."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from schemas.errors import Fault, ModelRefused
+from worker.engine.models.program import InputSpec
+from worker.engine.models.torchscript.draft import Draft
+from worker.engine.models.torchscript.importer import Importer
+from worker.engine.models.torchscript.slots import Known, Named
+
+Path = tuple[str | int, ...]
+
+
+def name_output(path: Path) -> str:
+    """Return the name of one output tensor from its place in what forward returns.
+
+    >>> name_output(()), name_output((1,)), name_output((0, 2)), name_output(("logits",)), name_output((1, "mask"))
+    ('output', 'output_1', 'output_0_2', 'logits', 'output_1_mask')
+    """
+    parts = [str(part) for part in path]
+    return "_".join(parts if path and isinstance(path[0], str) else ["output", *parts])
+
+
+def flatten_result(result: Any, path: Path = ()) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name and value of every tensor in what forward returned: tuples, named tuples, lists and dictionaries."""
+    if isinstance(result, Tensor):
+        yield name_output(path), result
+    elif isinstance(result, dict):
+        for key, value in result.items():
+            yield from flatten_result(value, (*path, str(key)))
+    elif isinstance(result, tuple | list):
+        keys = getattr(result, "_fields", range(len(result)))
+        for key, value in zip(keys, result, strict=True):
+            yield from flatten_result(value, (*path, key))
+
+
+def draft_outputs(importer: Importer, value: Any, drafts: list[Draft], path: Path = ()) -> list[str]:
+    """Append a step per output tensor, under its name.
+
+    Args:
+        importer: knows what each graph value is.
+        value: what the graph returns, or a part of it.
+        drafts: gets the steps.
+        path: the place of the part in what is returned.
+
+    Returns:
+        The names of the outputs, in order.
+
+    Raises:
+        ModelRefused: if the number of outputs is not known before the model runs.
+    """
+    node, kind = value.node(), value.type().kind()
+    slot = importer.slots[value.debugName()]
+    if isinstance(slot, Known):
+        return []
+    if node.kind() == "prim::DictConstruct":
+        given = list(node.inputs())
+        keys = [importer.slots[key.debugName()] for key in given[0::2]]
+        parts = list(zip([str(key.value) for key in keys if isinstance(key, Known)], given[1::2], strict=True))
+        return [name for key, part in parts for name in draft_outputs(importer, part, drafts, (*path, key))]
+    if node.kind() in {"prim::TupleConstruct", "prim::ListConstruct"}:
+        named = zip(_find_fields(value), node.inputs(), strict=True)
+        return [name for key, part in named for name in draft_outputs(importer, part, drafts, (*path, key))]
+    if isinstance(slot, Named) and kind in {"TensorType", "OptionalType"}:
+        name = name_output(path)
+        drafts.append(Draft(name, "prim::output", _return, [slot.name], [name], aliases=[(slot.name, name)]))
+        return [name]
+    if isinstance(slot, Named) and kind == "TupleType":
+        return _draft_elements(importer, value, drafts, path)
+    if kind in {"IntType", "FloatType", "BoolType", "StringType", "NumberType"}:
+        return []
+    raise ModelRefused(
+        Fault(
+            "the outputs of the model are not known before it runs",
+            where=name_output(path),
+            expected="a tensor, or a tuple or dictionary that forward builds where it returns",
+            got=str(value.type()),
+            advice="wrap the model in a module that returns its tensors as a tuple",
+        )
+    )
+
+
+def _draft_elements(importer: Importer, value: Any, drafts: list[Draft], path: Path) -> list[str]:
+    source = importer.read(value)
+    names: list[str] = []
+    for position, (key, element) in enumerate(zip(_find_fields(value), value.type().elements(), strict=True)):
+        if element.kind() == "TensorType":
+            name = name_output((*path, key))
+            drafts.append(Draft(name, "prim::output", lambda values, at: values[at], [source], [name], {"at": position}))
+            names.append(name)
+    return names
+
+
+def _find_fields(value: Any) -> Sequence[str | int]:
+    # A named tuple's type prints as NamedTuple(logits : Tensor, mask : Tensor).
+    text = value.type().str()
+    if text.startswith("NamedTuple("):
+        return re.findall(r"(?:\(|, )(\w+) : ", text)
+    if value.type().kind() == "TupleType":
+        return range(len(value.type().elements()))
+    return range(value.node().inputsSize())
+
+
+def _return(value: Any) -> Any:
+    return value
+
+
+def read_inputs(importer: Importer, schema: Any, values: list[Any]) -> tuple[InputSpec, ...]:
+    """Return the model's inputs; arguments that are no tensors take their default.
+
+    Args:
+        importer: learns what each argument is.
+        schema: forward's schema, without the module itself.
+        values: the graph's values, in the same order.
+
+    Raises:
+        ModelRefused: if an argument without a default is no tensor, or bears the name of a weight.
+    """
+    specs: list[InputSpec] = []
+    faults: list[Fault] = []
+    for formal, value in zip(schema, values, strict=True):
+        text = str(formal.type)
+        if text in {"Tensor", "Optional[Tensor]"}:
+            if formal.name in importer.state.weights or formal.name in importer.state.constants:
+                faults.append(
+                    Fault(f"input {formal.name} has the name of a stored tensor", where=formal.name, advice="rename the input")
+                )
+            importer.slots[value.debugName()] = Named(formal.name)
+            specs.append(InputSpec(formal.name, None, None, optional=formal.has_default_value()))
+        elif formal.has_default_value():
+            importer.slots[value.debugName()] = Known(formal.default_value)
+        else:
+            faults.append(
+                Fault(
+                    f"input {formal.name} is not a tensor",
+                    where=formal.name,
+                    expected="tensors, or arguments with a default",
+                    got=text,
+                    advice="wrap the model in a module whose forward takes tensors only",
+                )
+            )
+    if faults:
+        raise ModelRefused(*faults)
+    return tuple(specs)
