@@ -1,7 +1,7 @@
 """One audit from start to end: load -> admit -> search -> measure -> report. Read this file first."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.report import Measurement
@@ -26,8 +26,6 @@ class AuditInput:
     scratch: Path
     device: str = "cpu"
     threads: int = 1
-    sandbox: Mapping[str, bool] = field(default_factory=dict)
-    """The confinement in force, for the report."""
 
 
 def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measurement:

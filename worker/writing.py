@@ -105,6 +105,6 @@ def _build_environment(context: AuditContext) -> report.Environment:
         torch=torch.__version__,
         onnxruntime=onnxruntime.__version__,
         parity=context.parity,
-        sandbox=dict(context.job.sandbox),
+        sandbox={},  # the supervisor fills it in: a child cannot vouch for its own confinement
         deterministic=True,
     )
