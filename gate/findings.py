@@ -8,7 +8,7 @@ from gate.wording import add_article, name_cell, show_pair
 from schemas.policy import Require
 from schemas.report import Finding, Report
 
-ADVICE = "Make these weights sturdier before deploying, or waive this scope until a date; `faultline replay` measures it again."
+ADVICE = "Make these weights sturdier before deploying, or waive this scope until a date."
 
 
 def judge_finding(finding: Finding, require: Require, report: Report) -> Judgement:

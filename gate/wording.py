@@ -41,8 +41,15 @@ def add_article(name: str) -> str:
 
 
 def name_scope(kind: str, name: str) -> str:
-    """Return what to call a scope in a sentence."""
-    return "the whole model" if kind == "model" else clean_text(name, MAX_NAME)
+    """Return what to call a scope in a sentence.
+
+    >>> name_scope("model", "model"), name_scope("per_module", "features.3"), name_scope("named", "attention")
+    ('the whole model', 'module features.3', 'attention')
+    """
+    if kind == "model":
+        return "the whole model"
+    prefix = {"per_module": "module ", "per_tensor": "tensor "}.get(kind, "")
+    return prefix + clean_text(name, MAX_NAME)
 
 
 def name_cell(finding: Finding) -> str:

@@ -21,13 +21,13 @@ def print_error(console: Console, error: FaultlineError) -> None:
 def print_faults(console: Console, problem: Problem) -> None:
     """Print a problem's faults, or its detail when it lists none."""
     if not problem.errors:
-        console.print(Padding(Text(clean_text(problem.detail)), (0, 0, 0, 2)))
+        console.print(Padding(Text(clean_text(problem.detail)), (0, 0, 0, 2), expand=False))
     for item in problem.errors:
-        console.print(Padding(Text(clean_text(item.what), style="bold"), (0, 0, 0, 2)))
+        console.print(Padding(Text(clean_text(item.what), style="bold"), (0, 0, 0, 2), expand=False))
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True, style="dim")
         table.add_column(overflow="fold")
         for name, value in (("where", item.where), ("expected", item.expected), ("got", item.got), ("do", item.advice)):
             if value:
                 table.add_row(name, Text(clean_text(value)))
-        console.print(Padding(table, (0, 0, 0, 4)))
+        console.print(Padding(table, (0, 0, 0, 4), expand=False))

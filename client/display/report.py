@@ -9,9 +9,9 @@ from rich.text import Text
 
 from client.display.comparison import compare_with_random
 from client.display.figures import NOTHING, one_line, show_count, show_digest, show_metric, show_size
-from client.display.tables import build_findings_table
+from client.display.tables import build_ranking_table, build_sets_table
 from gate.wording import name_limit, name_point, show_norm, show_number
-from schemas.report import BreakingPoint, Flag, Ranking, Report
+from schemas.report import BreakingPoint, Finding, Flag, Ranking, Report
 
 MAX_RANKINGS = 4
 MAX_ROWS = 12
@@ -23,8 +23,7 @@ def print_report(console: Console, report: Report) -> None:
     _print_section(console, "Audit", [_build_header(report)])
     whole = [finding for finding in report.findings if finding.scope.kind in {"model", "named"}]
     if whole:
-        table = build_findings_table("scope and set", whole, console, name_sets=True)
-        _print_section(console, "Worst found in the whole model and named scopes", [table])
+        _print_section(console, _name_wide_scopes(whole), [build_sets_table(whole, console)])
     _print_rankings(console, report)
     _print_section(console, "Gradient against chance", [Text(sentence) for sentence in compare_with_random(report)])
     _print_section(console, "Breaking points", [Text(describe_point(point)) for point in report.breaking_points])
@@ -66,12 +65,19 @@ def _print_rankings(console: Console, report: Report) -> None:
     for ranking in report.ranking[:MAX_RANKINGS]:
         known = [findings[entry.finding] for entry in ranking.scopes if entry.finding in findings]
         column = "module" if ranking.kind == "per_module" else "tensor"
-        parts: list[RenderableType] = [build_findings_table(column, known[:MAX_ROWS], console)]
+        parts: list[RenderableType] = [build_ranking_table(column, known[:MAX_ROWS], console)]
         if len(known) > MAX_ROWS:
             parts.append(Text(f"{len(known) - MAX_ROWS} less vulnerable ones are in the JSON report", style="dim"))
         _print_section(console, f"Most vulnerable {column}s: {_name_set(ranking)}", parts)
     if len(report.ranking) > MAX_RANKINGS:
         _print_section(console, f"{len(report.ranking) - MAX_RANKINGS} more rankings are in the JSON report", [Text()])
+
+
+def _name_wide_scopes(findings: Sequence[Finding]) -> str:
+    kinds = {finding.scope.kind for finding in findings}
+    return {frozenset({"model"}): "Whole model", frozenset({"named"}): "Named scopes"}.get(
+        frozenset(kinds), "Whole model and named scopes"
+    )
 
 
 def _name_set(ranking: Ranking) -> str:
@@ -91,5 +97,5 @@ def _print_section(console: Console, title: str, parts: Sequence[RenderableType]
     if parts:
         console.print(Text(title, style="bold"))
         for part in parts:
-            console.print(Padding(part, (0, 0, 0, 2)))
+            console.print(Padding(part, (0, 0, 0, 2), expand=False))
         console.print()

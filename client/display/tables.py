@@ -16,43 +16,56 @@ BAR_WIDTH = 14
 NARROW_BAR_WIDTH = 6
 
 
-def build_findings_table(first_column: str, findings: Sequence[Finding], console: Console, *, name_sets: bool = False) -> Table:
-    """Return one row per finding; bars compare the loss change that was found."""
-    wide = console.width >= WIDE
-    bar_width, metric = BAR_WIDTH if wide else NARROW_BAR_WIDTH, _find_metric(findings)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="dim")
-    table.add_column(first_column, ratio=1, overflow="fold", min_width=12)
-    for name in ["weights", "found", "", "one step", "predicted", "random max", *([f"{metric} drop"] if metric else [])]:
-        table.add_column(name if wide else name.replace(" ", "\n"), justify="left" if name == "" else "right", no_wrap=wide)
+def build_ranking_table(first_column: str, findings: Sequence[Finding], console: Console) -> Table:
+    """Return one row per scope under one set; bars compare the loss changes that were found."""
+    table, metric = _start_table(first_column, findings, console, with_bars=True), _find_metric(findings)
     largest = max((finding.measured.loss_change or 0.0 for finding in findings), default=0.0)
     for finding in findings:
-        name = "whole model" if finding.scope.kind == "model" else one_line(finding.scope.name)
-        table.add_row(
-            Text(f"{name}, {name_set(finding)}" if name_sets else name),
-            *_build_cells(finding, largest, bar_width, metric, console),
-        )
+        weights, found, *rest = _build_cells(finding, metric)
+        table.add_row(Text(one_line(finding.scope.name)), weights, found, _draw_share(finding, largest, console), *rest)
     return table
 
 
-def _build_cells(finding: Finding, largest: float, bar_width: int, metric: str | None, console: Console) -> list[Text]:
+def build_sets_table(findings: Sequence[Finding], console: Console) -> Table:
+    """Return one row per finding, named by its corruption set, and by its scope unless that is the whole model."""
+    table, metric = _start_table("set", findings, console, with_bars=False), _find_metric(findings)
+    for finding in findings:
+        prefix = "" if finding.scope.kind == "model" else f"{one_line(finding.scope.name)}, "
+        table.add_row(Text(prefix + name_set(finding)), *_build_cells(finding, metric))
+    return table
+
+
+def _start_table(first_column: str, findings: Sequence[Finding], console: Console, *, with_bars: bool) -> Table:
+    wide, metric = console.width >= WIDE, _find_metric(findings)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="dim")
+    table.add_column(first_column, ratio=1, overflow="fold", min_width=12)
+    bars = [""] if with_bars else []
+    for name in ["weights", "found", *bars, "one step", "predicted", "random max", *([f"{metric} drop"] if metric else [])]:
+        table.add_column(name if wide else name.replace(" ", "\n"), justify="right" if name else "left", no_wrap=wide)
+    return table
+
+
+def _draw_share(finding: Finding, largest: float, console: Console) -> Text:
+    width = BAR_WIDTH if console.width >= WIDE else NARROW_BAR_WIDTH
+    change = finding.measured.loss_change or 0.0
+    share = 1.0 if finding.measured.non_finite is not None else change / largest if largest > 0 else 0.0
+    bar = draw_bar(share, width, unicode=console.encoding.lower().startswith("utf"))
+    return Text(bar, style="red" if share > 0.5 else "yellow")
+
+
+def _build_cells(finding: Finding, metric: str | None) -> list[Text]:
     measured, random = finding.measured, finding.random
     broken = measured.non_finite is not None
-    share = 1.0 if broken else max(measured.loss_change or 0.0, 0.0) / largest if largest > 0 else 0.0
-    found = Text("not finite", style="bold red") if broken else Text(show_change(measured.loss_change), style="bold")
     cells = [
         Text(show_count(finding.scope.weights)),
-        found,
-        Text(
-            draw_bar(share, bar_width, unicode=console.encoding.lower().startswith("utf")),
-            style="red" if share > 0.5 else "yellow",
-        ),
+        Text("not finite", style="bold red") if broken else Text(show_change(measured.loss_change), style="bold"),
         Text(show_change(finding.first_order.loss_change)),
         Text(show_change(finding.predicted.loss_change), style="dim"),
         Text(show_change(random.loss_change.max if random is not None else None)),
     ]
     if metric is not None:
         drop = measured.metrics[metric].drop if metric in measured.metrics else None
-        cells.append(Text(show_drop(metric, drop).removesuffix(" points")))
+        cells.append(Text(show_drop(metric, drop).replace("points", "pt")))
     return cells
 
 

@@ -13,7 +13,7 @@ STYLES: dict[str, str] = {"pass": "bold green", "warn": "bold yellow", "fail": "
 MEANINGS: dict[Outcome, str] = {
     "pass": "nothing above the limits was found with this method and budget",
     "warn": "passes, with warnings or waivers that somebody should look at",
-    "fail": "do not deploy: a limit was exceeded, by a corruption that was applied and measured, or by the clean model",
+    "fail": "do not deploy: a limit was exceeded",
     "inconclusive": "the report cannot answer the policy; this is not a pass",
 }
 
@@ -52,4 +52,4 @@ def _draw_outcome(outcome: Outcome) -> Text:
 
 
 def _draw_line(name: str, message: str) -> Text:
-    return Text.assemble((one_line(name), "bold"), " ", clean_text(message))
+    return Text.assemble((one_line(name) + ": ", "bold"), clean_text(message))
