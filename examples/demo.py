@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
-COMMAND = (sys.executable, "-P", "-m", "client")
+FAULTLINE = str(Path(sys.executable).with_name("faultline"))
 READY = re.compile(r"http://[\w.:-]+")
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 40.0
@@ -65,7 +65,7 @@ def serve(folder: Path) -> Iterator[str]:
     say("faultline up --port 0   (store, API and one worker)")
     started = time.monotonic()
     # Its own session: Ctrl-C comes to the demo, and the demo stops the server in order.
-    command = [*COMMAND, "up", "--port", "0", "--data-dir", str(folder / "data")]
+    command = [FAULTLINE, "up", "--port", "0", "--data-dir", str(folder / "data")]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         url = wait_until_ready(server)
@@ -108,7 +108,7 @@ def audit(model: Model, url: str, folder: Path) -> Audited:
     report = folder / f"{model.name}.json"
     options = ["--data", str(DATA), "--policy", str(POLICY), "--server", url, "--report-out", str(report)]
     started = time.monotonic()
-    ran = subprocess.run([*COMMAND, "audit", str(model.file), *options], check=False)
+    ran = subprocess.run([FAULTLINE, "audit", str(model.file), *options], check=False)
     seconds = time.monotonic() - started
     print(f"exit code {ran.returncode}: {OUTCOMES.get(ran.returncode, 'unknown')}")
     content = json.loads(report.read_text()) if report.is_file() else {}
@@ -143,7 +143,8 @@ def describe_point(point: dict[str, Any]) -> str:
     """Return the epsilon that was found to break the limit."""
     if not point["reached"]:
         return "none found in range"
-    return f"epsilon {point['bracket']['hi']:.3g} (L{point['set']['norm']})"
+    norm = point["set"]["norm"]
+    return f"epsilon {point['bracket']['hi']:.3g} (L{norm if isinstance(norm, str) else f'{norm:g}'})"
 
 
 def say(text: str) -> None:
