@@ -71,5 +71,6 @@ async def wait_for_job(queue: JobQueue, record: JobRecord, if_none_match: str | 
                 await asyncio.wait({change, stopped}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 change.cancel()
+                await asyncio.gather(change, return_exceptions=True)
             record = await find_job(queue, record.id, record.owner)
     return record

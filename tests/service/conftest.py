@@ -44,9 +44,10 @@ def url(redis_url: str, data_dir: Path) -> Iterator[str]:
 
 @pytest.fixture
 def store(redis_url: str) -> Iterator[redis.Redis]:
-    """The store, empty: no test sees another's jobs."""
+    """The store without jobs and messages; what kombu remembers of its queues stays, for it declares them once."""
     with connect(redis_url) as client:
-        client.flushdb()
+        for key in client.scan_iter("faultline*"):
+            client.delete(key)
         yield client
 
 

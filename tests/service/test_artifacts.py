@@ -1,5 +1,6 @@
 import base64
 import http.client
+import logging
 import os
 import socket
 import threading
@@ -7,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
+import pytest
 
 from schemas.base import compute_sha256
 from tests.service.conftest import UPLOAD_LIMIT, upload
@@ -106,7 +108,9 @@ def test_a_compressed_file_is_refused(http: httpx2.Client) -> None:
     assert read_problem(response, 415).errors[0].where == "header: Content-Encoding"
 
 
-def test_a_client_that_hangs_up_leaves_nothing(url: str, http: httpx2.Client, data_dir: Path) -> None:
+def test_a_client_that_hangs_up_leaves_nothing(
+    url: str, http: httpx2.Client, data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     connection = http_connection(url)
     connection.putrequest("PUT", f"/v1/artifacts/{'0' * 64}")
     connection.putheader("Content-Length", str(UPLOAD_LIMIT))
@@ -116,6 +120,7 @@ def test_a_client_that_hangs_up_leaves_nothing(url: str, http: httpx2.Client, da
     connection.close()
     eventually(lambda: list_unfinished(data_dir) == [])
     assert http.get("/healthz").status_code == 200
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_two_clients_that_send_one_file_at_once_do_no_harm(http: httpx2.Client) -> None:

@@ -151,7 +151,7 @@ def test_a_body_over_the_limit_is_refused_even_if_it_would_be_json(http: httpx2.
 
 @pytest.mark.parametrize("keys", [[""], ["x" * 256], ["a", "b"], ["é"], ["a\tb"]])
 def test_a_key_that_cannot_be_used_is_told_with_all_else(http: httpx2.Client, keys: list[str]) -> None:
-    headers = [("Idempotency-Key", key.encode()) for key in keys]
+    headers = [(b"Idempotency-Key", key.encode()) for key in keys]
     response = http.post("/v1/audits", json=build_request(fresh=1), headers=headers)
     assert [item.where for item in read_problem(response, 422).errors] == ["header: Idempotency-Key", "/fresh"]
 

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from service.app import find_routes
 from service.edge import Edge, MethodTable
 from service.problems import add_problem_handlers
+from tests.service.conftest import Worker
 from tests.service.problems import read_problem
 
 METHODS = {
@@ -78,9 +79,9 @@ def test_the_openapi_document_is_served(http: httpx2.Client) -> None:
     assert json.loads(http.get("/openapi.json").content)["info"]["title"] == "Faultline"
 
 
-def test_readiness_needs_a_worker(http: httpx2.Client, worker: object) -> None:
+def test_readiness_needs_a_worker(http: httpx2.Client, worker: Worker) -> None:
     assert [item.where for item in read_problem(http.get("/readyz"), 503).errors] == ["workers"]
-    worker.leases.announce("w1", 30)  # type: ignore[attr-defined]
+    worker.leases.announce("w1", 30)
     ready = http.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["workers"] == 1
