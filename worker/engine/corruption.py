@@ -96,6 +96,23 @@ def compute_closed_form(gradient: Tensor, corruption_set: CorruptionSet) -> Clos
     return ClosedForm(corruption, torch.dot(corruption, g).item())
 
 
+def project_corruption(vector: Tensor, corruption_set: CorruptionSet) -> Tensor:
+    """Return a point of S(p, epsilon, n) near `vector`: the n largest entries, then clipped (p = inf) or rescaled if outside.
+
+    Returns:
+        The corruption [k]. For p = inf and p = 2 it is the nearest point of the set; for other p it lies in the set.
+
+    >>> project_corruption(torch.tensor([3.0, -4.0, 1.0]), CorruptionSet(norm=2.0, epsilon=0.5, max_corrupted=2)).tolist()
+    [0.30000001192092896, -0.4000000059604645, 0.0]
+    """
+    count = vector.numel() if corruption_set.max_corrupted is None else corruption_set.max_corrupted
+    kept = keep_largest(vector, count)
+    if math.isinf(corruption_set.norm):
+        return kept.clamp(-corruption_set.epsilon, corruption_set.epsilon)
+    size = torch.linalg.vector_norm(kept, corruption_set.norm)
+    return kept * (corruption_set.epsilon / size) if size > corruption_set.epsilon else kept
+
+
 def draw_random_corruption(weights: int, corruption_set: CorruptionSet, seed: int) -> Tensor:
     """Return the closed form of a standard normal draw: exactly the norm and support size of the worst case.
 

@@ -1,7 +1,7 @@
 """Search: the worst corruption found in each cell of a scope, and the random corruptions beside it; method sections 2-4."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,20 +10,18 @@ from torch import Tensor
 from worker.engine.corruption import CorruptionSet, compute_closed_form, draw_random_corruption
 from worker.engine.scopes import Scope
 from worker.engine.session import Evaluator
+from worker.engine.strategies import STRATEGIES, Move, Problem, Purse, Strategy
 from worker.engine.tally import Outcome, compute_drop
 
 CORRUPTED_BYTES = 128 * 2**20
 """Corrupted copies of a scope's weights that are held at once, so that they share one clean pass."""
-SMALLEST_GAIN = 1e-3
-PATIENCE = 3
-"""A search has converged when this many steps in a row raised the worst loss change by less than SMALLEST_GAIN of it."""
 
 StopTest = Callable[[Outcome], bool]
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """method: first_order or reapplied; budget_passes: forward and backward passes per cell."""
+    """method: a key of STRATEGIES; budget_passes: forward and backward passes per cell."""
 
     method: str = "reapplied"
     budget_passes: int = 64
@@ -81,63 +79,66 @@ class Clean:
 
 
 @dataclass
-class SearchPath:
-    """One cell's search on its way: the corruption to measure next, the worst so far, the passes spent."""
+class Record:
+    """What one cell's search has measured so far: the worst for the loss and for each metric, and the first step."""
 
-    cell: Cell
     clean: Clean
-    settings: SearchSettings
-    corruption: Tensor
-    predicted: float
-    step: int = 0
-    forward: int = 0
-    backward: int = 0
-    stalled: int = 0
-    stop_reason: str | None = None
     first_order: Outcome | None = None
     worst: dict[str, Candidate] = field(default_factory=dict)
 
-    @property
-    def affords_gradient(self) -> bool:
-        """Whether the budget allows a gradient here and a measurement of where it leads."""
-        return self.settings.method == "reapplied" and self.settings.budget_passes - self.forward - self.backward >= 3
-
-    def offer(self, candidate: Candidate) -> bool:
-        """Keep the candidate where it is the worst so far; return whether it raised the loss change by enough."""
-        before = self.clean.compute_damage("loss", self.worst["loss"].outcome) if self.worst else float("-inf")
+    def offer(self, candidate: Candidate) -> None:
+        """Keep the candidate wherever it is the worst so far."""
         for what in ("loss", *self.clean.metrics):
             kept = self.worst.get(what)
             damage = self.clean.compute_damage(what, candidate.outcome)
             if kept is None or damage > self.clean.compute_damage(what, kept.outcome):
                 self.worst[what] = candidate
-        return self.clean.compute_damage("loss", candidate.outcome) > before + SMALLEST_GAIN * abs(before)
+
+
+@dataclass
+class Run:
+    """One cell's strategy on its way."""
+
+    record: Record
+    purse: Purse
+    strategy: Strategy
+    move: Move | None = None
+    stop_reason: str | None = None
+
+    def begin(self) -> None:
+        """Ask the strategy for its first corruption."""
+        self.move = next(self.strategy)
+
+    @property
+    def affords_gradient(self) -> bool:
+        """Whether a gradient is wanted here, and the budget allows a step and a measurement of where it leads."""
+        return self.purse.steps_left > 0 and self.move is not None and self.move.wants_gradient
 
     def take(self, outcome: Outcome, gradient: Tensor | None, stop_when: StopTest | None) -> None:
-        """Record a measured corruption and decide where to go from there."""
-        method = "first_order" if self.first_order is None else "reapplied"
-        gained = self.offer(Candidate(method, outcome, self.corruption))
-        self.first_order = self.first_order or outcome
-        self.stalled = 0 if gained else self.stalled + 1
-        self.forward += 1
-        self.backward += gradient is not None
-        self.stop_reason = self._find_stop_reason(outcome, gradient, stop_when)
-        if self.stop_reason is None and gradient is not None:
-            self._reapply(gradient)
-
-    def _find_stop_reason(self, outcome: Outcome, gradient: Tensor | None, stop_when: StopTest | None) -> str | None:
+        """Record what was measured and ask the strategy where to go from there."""
+        move = self.move
+        if move is None:
+            message = "there is no corruption to measure"
+            raise RuntimeError(message)
+        self.record.offer(Candidate(move.method, outcome, move.corruption))
+        self.record.first_order = self.record.first_order or outcome
+        self.purse.forward += 1
+        self.purse.backward += gradient is not None
         if outcome.non_finite:
-            return "non_finite"
-        if stop_when is not None and stop_when(outcome):
-            return "converged"
-        if gradient is None:
-            return "single_step" if self.settings.method == "first_order" else "budget"
-        return "converged" if self.stalled >= PATIENCE or not torch.isfinite(gradient).all() else None
-
-    def _reapply(self, gradient: Tensor) -> None:
-        following = compute_closed_form(gradient, self.cell.corruption_set).corruption
-        if torch.equal(following, self.corruption) or not following.any():
+            self.stop_reason = "non_finite"
+        elif (stop_when is not None and stop_when(outcome)) or (gradient is not None and not torch.isfinite(gradient).all()):
             self.stop_reason = "converged"
-        self.corruption = following
+        else:
+            self._advance(outcome, gradient)
+
+    def _advance(self, outcome: Outcome, gradient: Tensor | None) -> None:
+        try:
+            self.move = self.strategy.send((outcome, gradient))
+        except StopIteration as stop:
+            self.stop_reason = str(stop.value)
+        else:
+            if self.purse.left <= 0:
+                self.stop_reason = "budget"
 
 
 def search_cells(
@@ -158,11 +159,15 @@ def search_cells(
     size = max(1, CORRUPTED_BYTES // (16 * evaluator.layout.size))
     for start in range(0, len(cells), size):
         part = cells[start : start + size]
-        trials = [measure_random(evaluator, cell, settings, size) for cell in part]
-        paths = [_start(cell, gradient, clean, settings, random) for cell, random in zip(part, trials, strict=True)]
-        _run_paths(evaluator, paths, size, stop_when)
-        for path, random in zip(paths, trials, strict=True):
-            yield _finish(path, random, evaluator.layout.size)
+        trials = [measure_random(evaluator, cell, clean, settings, size) for cell in part]
+        forms = [compute_closed_form(gradient, cell.corruption_set) for cell in part]
+        runs = [
+            _prepare(cell, form.corruption, clean, settings, random, evaluator.layout.size)
+            for cell, form, (_, random) in zip(part, forms, trials, strict=True)
+        ]
+        _run_side_by_side(evaluator, [run for run in runs if run.stop_reason is None], stop_when)
+        for cell, form, run, (outcomes, random) in zip(part, forms, runs, trials, strict=True):
+            yield _finish(cell, form.value, run, outcomes, random, evaluator.layout.size)
 
 
 def derive_seed(seed: int, *parts: object) -> int:
@@ -171,61 +176,77 @@ def derive_seed(seed: int, *parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def measure_random(evaluator: Evaluator, cell: Cell, settings: SearchSettings, size: int) -> list[Candidate]:
-    """Apply and measure the cell's random trials, at most `size` at once."""
-    candidates: list[Candidate] = []
+def measure_random(
+    evaluator: Evaluator, cell: Cell, clean: Clean, settings: SearchSettings, size: int
+) -> tuple[tuple[Outcome, ...], dict[str, Candidate]]:
+    """Apply and measure the cell's random trials, at most `size` at once; return all outcomes and the worst."""
+    outcomes: list[Outcome] = []
+    record = Record(clean)
     for start in range(0, settings.random_trials, size):
-        seeds = [
-            derive_seed(settings.seed, cell.scope.name, trial)
-            for trial in range(start, min(start + size, settings.random_trials))
-        ]
-        drawn = [draw_random_corruption(evaluator.layout.size, cell.corruption_set, seed) for seed in seeds]
-        outcomes = evaluator.measure(drawn)
-        candidates += [Candidate("random", outcome, corruption) for outcome, corruption in zip(outcomes, drawn, strict=True)]
-    return candidates
+        trials = range(start, min(start + size, settings.random_trials))
+        drawn = [_draw(cell, evaluator.layout.size, settings.seed, trial) for trial in trials]
+        for corruption, outcome in zip(drawn, evaluator.measure(drawn), strict=True):
+            outcomes.append(outcome)
+            record.offer(Candidate("random", outcome, corruption))
+    return tuple(outcomes), record.worst
 
 
-def _start(cell: Cell, gradient: Tensor, clean: Clean, settings: SearchSettings, random: Sequence[Candidate]) -> SearchPath:
-    corruption, predicted = compute_closed_form(gradient, cell.corruption_set)
-    path = SearchPath(cell, clean, settings, corruption, predicted)
-    if predicted == 0.0:
-        unmoved = Outcome(clean.loss, dict(clean.metrics), 0)
-        path.offer(Candidate("first_order", unmoved, corruption))
-        path.first_order = unmoved
-        if random:
-            path.corruption = max(random, key=lambda candidate: clean.compute_damage("loss", candidate.outcome)).corruption
-        else:
-            path.stop_reason = "zero_gradient"
-    return path
+def _draw(cell: Cell, weights: int, seed: int, trial: object) -> Tensor:
+    return draw_random_corruption(weights, cell.corruption_set, derive_seed(seed, cell.scope.name, trial))
 
 
-def _run_paths(evaluator: Evaluator, paths: Sequence[SearchPath], size: int, stop_when: StopTest | None) -> None:
-    while active := [path for path in paths if path.stop_reason is None][:size]:
-        stepping = [path for path in active if path.affords_gradient]
-        ending = [path for path in active if not path.affords_gradient]
+def _prepare(
+    cell: Cell, start: Tensor, clean: Clean, settings: SearchSettings, random: Mapping[str, Candidate], weights: int
+) -> Run:
+    record, purse = Record(clean), Purse(settings.budget_passes)
+    stuck = not start.any()
+    if stuck:
+        # The first-order maximiser of a zero gradient is no corruption at all.
+        record.first_order = Outcome(clean.loss, dict(clean.metrics), 0)
+        record.offer(Candidate("first_order", record.first_order, start))
+        start = random["loss"].corruption if random else start
+    problem = Problem(
+        cell.corruption_set, clean.loss, purse, lambda restart: _draw(cell, weights, settings.seed, f"restart {restart}")
+    )
+    run = Run(record, purse, STRATEGIES[settings.method](start, problem))
+    if stuck and not random:
+        run.stop_reason = "zero_gradient"
+    else:
+        run.begin()
+    return run
+
+
+def _run_side_by_side(evaluator: Evaluator, runs: Sequence[Run], stop_when: StopTest | None) -> None:
+    """Run the strategies in step, so that all share the clean part of each pass."""
+    while active := [run for run in runs if run.stop_reason is None and run.move is not None]:
+        stepping = [run for run in active if run.affords_gradient]
+        ending = [run for run in active if run not in stepping]
         if stepping:
-            measured = evaluator.measure_with_gradient([path.corruption for path in stepping])
-            for path, (outcome, gradient) in zip(stepping, measured, strict=True):
-                path.take(outcome, gradient, stop_when)
+            measured = evaluator.measure_with_gradient([run.move.corruption for run in stepping if run.move])
+            for run, (outcome, gradient) in zip(stepping, measured, strict=True):
+                run.take(outcome, gradient, stop_when)
         if ending:
-            for path, outcome in zip(ending, evaluator.measure([path.corruption for path in ending]), strict=True):
-                path.take(outcome, None, stop_when)
+            outcomes = evaluator.measure([run.move.corruption for run in ending if run.move])
+            for run, outcome in zip(ending, outcomes, strict=True):
+                run.take(outcome, None, stop_when)
 
 
-def _finish(path: SearchPath, random: Sequence[Candidate], weights: int) -> CellResult:
-    for candidate in random:
-        path.offer(candidate)
-    if path.first_order is None or path.stop_reason is None:
+def _finish(
+    cell: Cell, predicted: float, run: Run, random: tuple[Outcome, ...], worst_random: Mapping[str, Candidate], weights: int
+) -> CellResult:
+    for candidate in worst_random.values():
+        run.record.offer(candidate)
+    if run.record.first_order is None or run.stop_reason is None:
         message = "the search ended without a measurement"
         raise RuntimeError(message)
     return CellResult(
-        cell=path.cell,
+        cell=cell,
         weights=weights,
-        predicted=path.predicted,
-        first_order=path.first_order,
-        worst=path.worst,
-        random=tuple(candidate.outcome for candidate in random),
-        stop_reason=path.stop_reason,
-        forward=path.forward,
-        backward=path.backward,
+        predicted=predicted,
+        first_order=run.record.first_order,
+        worst=run.record.worst,
+        random=random,
+        stop_reason=run.stop_reason,
+        forward=run.purse.forward,
+        backward=run.purse.backward,
     )

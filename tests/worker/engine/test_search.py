@@ -16,6 +16,7 @@ from worker.engine.objective import Objective
 from worker.engine.scopes import Scope
 from worker.engine.search import CellResult, Clean, SearchSettings, search_cells
 from worker.engine.session import Evaluator, Session
+from worker.engine.strategies import STRATEGIES
 from worker.engine.tally import Outcome
 
 
@@ -37,10 +38,18 @@ def read_clean(outcome: Outcome) -> Clean:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([1.0, 1.5, 2.0, math.inf]), st.floats(1e-3, 3.0), st.sampled_from([1, 5, None]))
-def test_every_kept_corruption_is_feasible_and_does_what_is_reported(seed: int, p: float, epsilon: float, n: int | None) -> None:
+@given(
+    st.sampled_from(sorted(STRATEGIES)),
+    st.integers(0, 10**6),
+    st.sampled_from([1.0, 1.5, 2.0, math.inf]),
+    st.floats(1e-3, 3.0),
+    st.sampled_from([1, 5, None]),
+)
+def test_every_kept_corruption_is_feasible_and_does_what_is_reported(
+    method: str, seed: int, p: float, epsilon: float, n: int | None
+) -> None:
     session = build_session(build_mlp((3, 6, 4), seed=seed), seed=seed)
-    [result] = run_search(session, [CorruptionSet(p, epsilon, n)], SearchSettings("reapplied", 12, 3, seed))
+    [result] = run_search(session, [CorruptionSet(p, epsilon, n)], SearchSettings(method, 12, 3, seed))
     for candidate in result.worst.values():
         assert p_norm(candidate.corruption, p) <= epsilon * (1 + 1e-9)
         assert int((candidate.corruption != 0).sum()) <= (n or result.weights)
@@ -51,6 +60,27 @@ def test_every_kept_corruption_is_feasible_and_does_what_is_reported(seed: int, 
     assert result.first_order.loss is not None
     assert worst >= max([result.first_order.loss, *[outcome.loss or 0 for outcome in result.random]])
     assert result.forward + result.backward <= 12
+
+
+@pytest.mark.parametrize("method", sorted(STRATEGIES))
+@pytest.mark.parametrize("budget", [1, 2, 3, 4, 11, 64])
+def test_no_method_spends_more_than_its_budget(method: str, budget: int) -> None:
+    session = build_session(build_mlp((4, 6, 4)))
+    for result in run_search(
+        session, [CorruptionSet(2.0, 0.5), CorruptionSet(math.inf, 0.1, 3)], SearchSettings(method, budget, 0)
+    ):
+        assert 1 <= result.forward + result.backward <= budget
+        assert result.stop_reason in {"single_step", "converged", "budget"}
+
+
+def test_ascent_leaves_the_first_support_where_reapplying_cannot() -> None:
+    session = build_session(build_mlp((6, 16, 16, 4), seed=3), examples=60)
+    worst = {}
+    for method in ("first_order", "reapplied", "auto"):
+        [result] = run_search(session, [CorruptionSet(2.0, 2.0, 5)], SearchSettings(method, 64, 0))
+        worst[method] = result.worst["loss"].outcome.loss or 0.0
+    assert worst["auto"] > 1.05 * worst["reapplied"]
+    assert worst["reapplied"] >= worst["first_order"]
 
 
 def test_more_passes_never_find_less() -> None:
