@@ -17,7 +17,7 @@ from client.commands.shared import describe_result
 from client.commands.status import cancel, status
 from client.commands.up import up
 from client.commands.verdict import verdict
-from client.display.consoles import build_messages, write_json
+from client.display.consoles import build_messages, silence, write_json
 from client.display.problem import print_error
 from client.errors import AuditFailed, ExitCode, GaveUp, ProblemError, choose_exit_code
 from schemas.errors import FaultlineError
@@ -43,7 +43,17 @@ for command in (up, audit, status, report, verdict, cancel, replay):
 def main() -> NoReturn:
     """Run the command line of this process."""
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(int(run(sys.argv[1:])))
+    sys.exit(int(flush(run(sys.argv[1:]))))
+
+
+def flush(code: ExitCode) -> ExitCode:
+    """Return the exit code, or that of an error when the results cannot be written; the interpreter would choose 120."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        silence(sys.stdout.fileno())
+        return code if isinstance(error, BrokenPipeError) else ExitCode.INCONCLUSIVE
+    return code
 
 
 def run(arguments: Sequence[str]) -> ExitCode:

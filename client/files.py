@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -103,6 +104,20 @@ def describe_unreadable(path: Path, error: OSError) -> Fault:
     """Return the fault of a file that cannot be read."""
     reason = error.strerror or type(error).__name__
     return Fault(f"{path} cannot be read", str(path), "a readable file", reason, "Check the path and its permissions.")
+
+
+def check_writable(path: Path | None) -> None:
+    """Check that a file can be written there, before anything long is done for it.
+
+    Raises:
+        BadUsage: when its folder is not there or does not take files.
+
+    """
+    if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+        expected = "a folder that takes files"
+        raise BadUsage(
+            Fault(f"{path} cannot be written", str(path), expected, str(path.parent), "Make the folder, or name another.")
+        )
 
 
 def _read_text(path: Path) -> str:

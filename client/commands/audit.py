@@ -13,6 +13,7 @@ from client.display.progress import ProgressView
 from client.display.report import print_report
 from client.display.verdict import print_outcome, print_verdict
 from client.errors import ExitCode, GaveUp
+from client.files import check_writable
 from client.options import AuditOptions, prepare_audit
 from client.running import FinishedAudit, run_audit
 
@@ -79,6 +80,7 @@ def audit(
     **options: Any,
 ) -> ExitCode:
     """Run one audit and tell what it found."""
+    check_writable(report_out)
     prepared = prepare_audit(AuditOptions(**options))
     earlier = read_baseline(baseline)
     with ProgressView(build_messages()) as view, connect(read_where(server, data_dir), view.tell, may_start=True) as connected:

@@ -11,7 +11,7 @@ from client.display.consoles import build_messages, build_output, write_json
 from client.display.progress import ProgressView
 from client.display.report import print_report
 from client.errors import ExitCode
-from client.files import load_report
+from client.files import check_writable, load_report
 from schemas.base import canonical_bytes
 
 
@@ -22,6 +22,7 @@ from schemas.base import canonical_bytes
 @take_server
 def report(named: str, format_: str | None, out: Path | None, server: str | None, data_dir: Path | None) -> ExitCode:
     """Show the report of audit ID, or the one in FILE. As json it comes in its canonical bytes, whose sha-256 is its name."""
+    check_writable(out)
     found = _find_report(named, server, data_dir)
     wanted = format_ or ("json" if out is not None else "text")
     if out is not None and wanted == "json":

@@ -17,7 +17,7 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Write into nothing from now on."""
         self.quiet = True
-        _silence(self.file.fileno())
+        silence(self.file.fileno())
 
 
 def build_output(file: IO[str] | None = None) -> Console:
@@ -37,7 +37,7 @@ def write_json(content: dict[str, Any] | bytes) -> None:
         sys.stdout.buffer.write(data if data.endswith(b"\n") else data + b"\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence(sys.stdout.fileno())
+        silence(sys.stdout.fileno())
 
 
 def _build(stream: IO[str]) -> Console:
@@ -45,5 +45,6 @@ def _build(stream: IO[str]) -> Console:
     return _Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
-def _silence(descriptor: int) -> None:
+def silence(descriptor: int) -> None:
+    """Let what is written there go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
