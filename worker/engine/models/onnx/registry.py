@@ -60,6 +60,7 @@ class Facts(TypedDict, total=False):
     statistics: tuple[int, ...]
     parameters: tuple[int, ...]
     sizes: tuple[int, ...]
+    lists: tuple[int, ...]
     blocks: tuple[str, ...]
     alias: bool
     relays: bool
@@ -77,6 +78,7 @@ class Operator:
     settings: slots whose floats are no weights (bounds, scales, epsilon); statistics: running statistics.
     parameters: slots where even a one-element float is a weight (a bias, a slope).
     sizes: slots whose values decide the output's shape.
+    lists: slots whose stored floats the function reads as Python numbers, so that no device is asked for them.
     blocks: graph attributes, in the order in which the function gets their runners.
     alias: the output is the first input itself; relays: it is the first input's values in another arrangement.
     many: the function always returns a tuple, also when the node names one output.
@@ -93,6 +95,7 @@ class Operator:
     statistics: tuple[int, ...] = ()
     parameters: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
+    lists: tuple[int, ...] = ()
     blocks: tuple[str, ...] = ()
     alias: bool = False
     relays: bool = False
@@ -104,6 +107,37 @@ class Operator:
     def title(self) -> str:
         """The operator's name, with its domain when that is not ONNX's own."""
         return f"{self.domain}.{self.name}" if self.domain else self.name
+
+    def read_arguments(self, node: Node) -> dict[str, Any]:
+        """Return the function's keyword arguments for a node.
+
+        Args:
+            node: a node of this operator.
+
+        Returns:
+            What `prepare` says, else the node's own attributes.
+
+        Raises:
+            UncoveredError: the node uses inputs or attributes that the table does not cover.
+        """
+        if self.prepare is not None:
+            return self.prepare(node)
+        unknown = sorted(node.attributes.keys() - self.attribute_names)
+        if unknown:
+            message = f"has an attribute that is not supported: {', '.join(unknown)}"
+            raise UncoveredError(message)
+        return dict(node.attributes)
+
+    def choose_function(self, outputs: int) -> Callable[..., Any]:
+        """Return the function for a node with so many outputs: one output is a value, not a tuple of one."""
+        if not self.many or outputs != 1:
+            return self.function
+        function = self.function
+
+        def take_first(*inputs: Any, **attributes: Any) -> Any:
+            return function(*inputs, **attributes)[0]
+
+        return take_first
 
     @cached_property
     def attribute_names(self) -> frozenset[str]:

@@ -1,0 +1,75 @@
+"""Everything that is wrong with a file, collected while it is read and raised at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from schemas.errors import Fault, ModelRefused, ModelUnreadable, UnsupportedOperator
+from worker.engine.models.onnx.registry import NEWEST_OPSET, OLDEST_OPSET
+
+NAMED_NODES = 5
+"""How many nodes a fault names before it only counts."""
+MAX_FAULTS = 200
+"""A hostile file must not make an endless report."""
+
+KNOWN_DOMAINS = {"", "ai.onnx.ml", "com.microsoft"}
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An operator, or a form of one, that the table does not cover."""
+
+    domain: str
+    operator: str
+    opset: int
+    reason: str
+
+
+@dataclass
+class Faults:
+    """Collects faults by kind."""
+
+    unreadable: list[Fault] = field(default_factory=list)
+    refused: list[Fault] = field(default_factory=list)
+    missing: dict[Missing, list[str]] = field(default_factory=dict)
+
+    def add_missing(self, missing: Missing, node: str) -> None:
+        """Note one node whose operator the table does not cover."""
+        self.missing.setdefault(missing, []).append(node)
+
+    def raise_any(self) -> None:
+        """Raise the gravest kind of fault that was found, with every fault of that kind.
+
+        Raises:
+            ModelUnreadable: the file contradicts itself.
+            ModelRefused: the file is sound but must not or cannot be audited.
+            UnsupportedOperator: operators outside the table, each with its nodes.
+        """
+        if self.unreadable:
+            raise ModelUnreadable(*self.unreadable[:MAX_FAULTS])
+        if self.refused:
+            raise ModelRefused(*self.refused[:MAX_FAULTS])
+        if self.missing:
+            raise UnsupportedOperator(*(_describe(entry, nodes) for entry, nodes in list(self.missing.items())[:MAX_FAULTS]))
+
+
+def _describe(missing: Missing, nodes: Sequence[str]) -> Fault:
+    title = f"{missing.domain}.{missing.operator}" if missing.domain else missing.operator
+    shown = ", ".join(nodes[:NAMED_NODES]) + (", ..." if len(nodes) > NAMED_NODES else "")
+    count = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
+    return Fault(
+        what=f"operator {title} (opset {missing.opset}) {missing.reason}",
+        where=f"nodes {shown}",
+        expected="an operator of docs/onnx_operators.md",
+        got=f"{title} in {count}",
+        advice=_advise(missing),
+    )
+
+
+def _advise(missing: Missing) -> str:
+    if missing.domain not in KNOWN_DOMAINS:
+        return f"the domain {missing.domain!r} is not ONNX's: include the operator as a local function or export without it"
+    if missing.domain == "com.microsoft":
+        return "audit the model before ONNX Runtime's graph optimisation or quantisation"
+    if missing.domain == "" and missing.opset < OLDEST_OPSET:
+        return f"export the model again at opset {OLDEST_OPSET} to {NEWEST_OPSET}"
+    return "replace the operator in the model, export at another opset, or audit the TorchScript form"

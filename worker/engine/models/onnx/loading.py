@@ -1,0 +1,73 @@
+"""load_onnx: from a file to a Program."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worker.engine.models.onnx.archive import TensorReader, read_model
+from worker.engine.models.onnx.graph import read_graph
+from worker.engine.models.onnx.modules import find_modules
+from worker.engine.models.onnx.passes import drop_aliases, drop_unread, fold_integers, list_numbers, mark_dynamic
+from worker.engine.models.onnx.standard import read_opsets
+from worker.engine.models.onnx.uses import Uses
+from worker.engine.models.onnx.weights import find_skipped, read_kinds
+from worker.engine.models.program import Program, Step, walk_steps
+
+
+def load_onnx(path: Path) -> Program:
+    """Read an ONNX file into a Program.
+
+    Args:
+        path: the file; external data lies beside it under plain names.
+
+    Returns:
+        The program, its weights under the file's own names in stored type and layout.
+
+    Raises:
+        ModelUnreadable: truncated, no ONNX file, or a graph that contradicts itself.
+        ModelRefused: a limit is passed, or data must not be read.
+        UnsupportedOperator: operators outside docs/onnx_operators.md, every one listed.
+    """
+    model = read_model(path)
+    graph = read_graph(model, TensorReader(path.parent))
+    graph.steps = drop_aliases(graph.steps, graph.operators, graph.outputs)
+    kinds = read_kinds(model)
+    skipped = find_skipped(graph, kinds)
+    weights = {name: entry.tensor for name, entry in graph.stored.items() if name not in skipped}
+    constants: dict[str, Any] = {name: graph.stored[name].tensor for name in skipped}
+    steps, lists = list_numbers(graph.steps, graph.operators, constants)
+    steps, folded = fold_integers(steps, constants)
+    steps = mark_dynamic(drop_unread(steps, graph.outputs), graph.operators, {*constants, *lists, *folded})
+    return Program(
+        format="onnx",
+        producer=" ".join(part for part in (model.producer_name, model.producer_version) if part),
+        opset=read_opsets(model.opset_import).get(""),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        weights=weights,
+        constants=_keep_read({**constants, **lists, **folded}, steps, graph.outputs),
+        steps=steps,
+        modules=find_modules(weights, Uses(graph.steps, graph.operators), graph.scopes, kinds),
+        skipped=tuple(entry for entry in skipped.values() if entry.reason != "integer" or entry.weights > 1),
+        training=is_training(steps, constants),
+    )
+
+
+def _keep_read(constants: Mapping[str, Any], steps: tuple[Step, ...], outputs: tuple[str, ...]) -> dict[str, Any]:
+    read = {name for step in walk_steps(steps) for name in step.inputs} | set(outputs)
+    read |= {name for step in walk_steps(steps) for block in step.blocks for name in block.outputs}
+    return {name: value for name, value in constants.items() if name in read}
+
+
+def is_training(steps: tuple[Step, ...], constants: Mapping[str, Any]) -> bool:
+    """Whether an operator runs in training mode: statistics that update, or a Dropout that may drop."""
+    return any(_trains(step, constants) for step in walk_steps(steps))
+
+
+def _trains(step: Step, constants: Mapping[str, Any]) -> bool:
+    if step.operator == "BatchNormalization":
+        return bool(step.attributes["training"])
+    if step.operator != "Dropout" or len(step.inputs) < 3 or not step.inputs[2]:
+        return False
+    flag = constants.get(step.inputs[2])
+    return flag is None or bool(flag)

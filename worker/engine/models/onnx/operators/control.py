@@ -1,0 +1,166 @@
+"""Control flow: blocks of steps that run once, many times, or not at all."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine.models.onnx.registry import Family, Node
+
+operator = Family("control flow")
+
+Runner = Callable[..., tuple[Any, ...]]
+
+
+def _no_arguments(_: Node) -> dict[str, Any]:
+    return {}
+
+
+@operator("If", blocks=("then_branch", "else_branch"), prepare=_no_arguments, many=True)
+def branch(runners: tuple[Runner, ...], condition: Tensor) -> tuple[Any, ...]:
+    """Run one of two blocks."""
+    return runners[0]() if bool(condition) else runners[1]()
+
+
+def _count_outputs(node: Node) -> dict[str, int]:
+    return {"carried": max(0, len(node.inputs) - 2), "outputs": len(node.outputs)}
+
+
+@operator("Loop", since=1, blocks=("body",), prepare=_count_outputs, many=True, dynamic_shape=True)
+def loop(
+    runners: tuple[Runner, ...],
+    limit: Tensor | None = None,
+    condition: Tensor | None = None,
+    *values: Any,
+    carried: int,
+    outputs: int,
+) -> tuple[Any, ...]:
+    """Run a block while its condition holds, at most `limit` times; what it computes besides the state is stacked."""
+    state = list(values)
+    rows: list[tuple[Any, ...]] = []
+    going = condition is None or bool(condition)
+    count = None if limit is None else int(limit)
+    turn = 0
+    while going and (count is None or turn < count):
+        again, *results = runners[0](torch.tensor(turn), torch.tensor(going), *state)
+        state, row = results[:carried], tuple(results[carried:])
+        rows.append(row)
+        going = again is None or bool(again)
+        turn += 1
+    if rows:
+        return (*state, *(torch.stack(column) for column in zip(*rows, strict=True)))
+    if outputs > carried:
+        message = "a Loop without turns has stacked outputs of unknown shape"
+        raise RuntimeError(message)
+    return tuple(state)
+
+
+def _read_scan(node: Node) -> dict[str, Any]:
+    get = node.attributes.get
+    sequences = node.attributes["num_scan_inputs"]
+    states = len(node.inputs) - sequences
+    stacked = len(node.outputs) - states
+    return {
+        "states": states,
+        "in_axes": get("scan_input_axes", (0,) * sequences),
+        "in_backward": get("scan_input_directions", (0,) * sequences),
+        "out_axes": get("scan_output_axes", (0,) * stacked),
+        "out_backward": get("scan_output_directions", (0,) * stacked),
+    }
+
+
+@operator("Scan", since=9, blocks=("body",), prepare=_read_scan, many=True)
+def scan(
+    runners: tuple[Runner, ...],
+    *values: Tensor,
+    states: int,
+    in_axes: Sequence[int],
+    in_backward: Sequence[int],
+    out_axes: Sequence[int],
+    out_backward: Sequence[int],
+) -> tuple[Any, ...]:
+    """Run a block over the slices of some inputs, carrying a state."""
+    state = list(values[:states])
+    slices = [list(x.unbind(axis)) for x, axis in zip(values[states:], in_axes, strict=True)]
+    columns = [pieces[::-1] if backward else pieces for pieces, backward in zip(slices, in_backward, strict=True)]
+    rows = []
+    for row in zip(*columns, strict=True):
+        results = runners[0](*state, *row)
+        state = list(results[:states])
+        rows.append(results[states:])
+    stacked = []
+    for column, axis, backward in zip(zip(*rows, strict=True), out_axes, out_backward, strict=True):
+        first = column[0]
+        pieces = column[::-1] if backward else column
+        stacked.append(torch.stack(pieces, axis if axis >= 0 else axis + first.ndim + 1))
+    return (*state, *stacked)
+
+
+@operator("SequenceConstruct", since=11)
+def make_sequence(*values: Tensor) -> list[Tensor]:
+    """Make a list of tensors."""
+    return list(values)
+
+
+@operator("SequenceEmpty", since=11, prepare=_no_arguments)
+def make_empty_sequence() -> list[Tensor]:
+    """Make an empty list."""
+    return []
+
+
+@operator("SequenceLength", since=11, dynamic_shape=True)
+def count_sequence(sequence: list[Tensor]) -> Tensor:
+    """Count the tensors of a list."""
+    return torch.tensor(len(sequence))
+
+
+@operator("SequenceAt", since=11, dynamic_shape=True)
+def pick_from_sequence(sequence: list[Tensor], place: Tensor) -> Tensor:
+    """Take one tensor of a list."""
+    return sequence[int(place)]
+
+
+@operator("SequenceInsert", since=11, dynamic_shape=True)
+def insert_into_sequence(sequence: list[Tensor], value: Tensor, place: Tensor | None = None) -> list[Tensor]:
+    """Put one tensor into a list, at the end by default."""
+    at = len(sequence) if place is None else int(place)
+    at = at + len(sequence) if at < 0 else at
+    return [*sequence[:at], value, *sequence[at:]]
+
+
+@operator("SequenceErase", since=11, dynamic_shape=True)
+def erase_from_sequence(sequence: list[Tensor], place: Tensor | None = None) -> list[Tensor]:
+    """Take one tensor out of a list, the last by default."""
+    at = len(sequence) - 1 if place is None else int(place) % len(sequence)
+    return [*sequence[:at], *sequence[at + 1 :]]
+
+
+@operator("ConcatFromSequence", since=11, dynamic_shape=True)
+def concat_sequence(sequence: list[Tensor], *, axis: int, new_axis: int = 0) -> Tensor:
+    """Join a list along an axis, an existing or a new one."""
+    return torch.stack(sequence, axis) if new_axis else torch.cat(sequence, axis)
+
+
+@operator("SplitToSequence", since=11, dynamic_shape=True)
+def split_to_sequence(x: Tensor, sizes: Tensor | None = None, *, axis: int = 0, keepdims: int = 1) -> list[Tensor]:
+    """Cut along an axis into a list."""
+    if sizes is None:
+        pieces = list(x.split(1, axis))
+        return pieces if keepdims else [piece.squeeze(axis) for piece in pieces]
+    return list(x.split(int(sizes) if sizes.ndim == 0 else sizes.tolist(), axis))
+
+
+@operator("OptionalHasElement", since=15)
+def has_element(value: Any = None) -> Tensor:
+    """Whether an optional value is there."""
+    return torch.tensor(value is not None)
+
+
+@operator("OptionalGetElement", since=15, alias=True)
+def get_element(value: Any) -> Any:
+    """Return the value of an optional that is there."""
+    if value is None:
+        message = "an optional value that is read is not there"
+        raise RuntimeError(message)
+    return value

@@ -1,0 +1,50 @@
+"""What the deployed runtime says: ONNX Runtime on the CPU."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+from torch import Tensor
+
+from schemas.errors import Fault, ModelRefused
+
+ERRORS = (runtime.Fail, runtime.InvalidGraph, runtime.InvalidArgument, runtime.NotImplemented, runtime.RuntimeException)
+SILENT = 4
+
+
+def run_reference(path: Path, inputs: Mapping[str, Tensor], threads: int) -> dict[str, Tensor]:
+    """Run the file in ONNX Runtime with its optimisations on.
+
+    Args:
+        path: the ONNX file.
+        inputs: by name of the graph input; names that the graph does not have are left out.
+        threads: threads inside one operator.
+
+    Returns:
+        The graph outputs that are tensors, by name, on the CPU.
+
+    Raises:
+        ModelRefused: ONNX Runtime cannot load or run the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = SILENT
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        names = [entry.name for entry in session.get_inputs()]
+        feeds = {name: inputs[name].detach().cpu().numpy() for name in names if name in inputs}
+        outputs = session.run(None, feeds)
+    except ERRORS as error:
+        got = str(error).split("\n")[0][:500]
+        advice = "check the model with the ONNX Runtime that you deploy"
+        raise ModelRefused(
+            Fault("ONNX Runtime cannot run the model", "/model", "a model that ONNX Runtime runs", got, advice)
+        ) from error
+    found = zip((entry.name for entry in session.get_outputs()), outputs, strict=True)
+    return {name: torch.from_numpy(value) for name, value in found if isinstance(value, np.ndarray) and value.dtype != object}

@@ -1,0 +1,192 @@
+"""Which stored tensors are weights.
+
+A stored floating-point tensor (initializer or Constant node) is a weight unless one of these holds:
+
+1. Running statistic: every operator that computes with it does so in a slot of running statistics
+   (BatchNormalization's mean and variance).
+2. Setting: every operator that computes with it does so in a slot that the operator table marks as a setting
+   (Resize's scales, Clip's bounds, OneHot's values, RotaryEmbedding's tables) or as statistics.
+3. Declared: the exporter noted that it is a buffer or a constant of the module, not a parameter
+   (the default PyTorch exporter writes this for each tensor that it took over unchanged).
+4. Number: it has one element, its name is not one that a module gave, no operator reads it in a slot of
+   parameters (a bias, a slope) and it is not a bias added to a product: 0.125 before a softmax, the 0.5 of GELU.
+5. Fill: its name is made up and all its elements are equal: the unit scale of a normalisation written out.
+6. Mask: it has no value but zero and one below -9, as added to attention scores.
+7. Angles: it is made of cosines and sines (squares of two such tensors, of its halves, or of neighbours add up
+   to one), or only cosines and sines are computed from it: rotary and sinusoidal positions.
+
+"Computes with it" looks through operators that only rearrange values (Reshape, Transpose, Cast, Concat, Gather ...).
+A tensor that the exporter computed from a parameter alone (a transposed matrix, the rows of a position embedding)
+is what is deployed, hence a weight.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping
+
+from onnx import ModelProto
+from torch import Tensor
+
+from worker.engine.models.onnx.graph import Graph, Stored
+from worker.engine.models.onnx.uses import Use, Uses
+from worker.engine.models.program import SkippedTensor
+
+KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+PARAMETER = "PARAMETER"
+PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
+GENERATED = re.compile(r"^(\d+|val_\d+|onnx::.*|.*_output_\d+|_.*|[a-z0-9_]+_default(_\d+)?|[A-Za-z]+_\d+)$")
+"""Names that exporters make up; a module's own parameter has its attribute's name, mostly with dots."""
+MASK_LIMIT = -9.0
+MIN_ANGLES = 4
+MAX_COMPARED = 64
+"""Tensors of one shape that are compared in pairs."""
+ANGLE_TOLERANCE = 1e-4
+
+
+def read_kinds(model: ModelProto) -> dict[str, str]:
+    """Return what the exporter declared each stored tensor to be (PARAMETER, BUFFER, CONSTANT_TENSOR), by name."""
+    found = {}
+    for entry in model.graph.value_info:
+        for note in entry.metadata_props:
+            if note.key == KIND:
+                found[entry.name] = note.value
+    return found
+
+
+def is_generated(name: str, kinds: Mapping[str, str]) -> bool:
+    """Whether an exporter made the name up: in a file that declares its tensors, every plain name it does not declare.
+
+    Args:
+        name: the stored name.
+        kinds: what the exporter declared, by name; empty when it declares nothing.
+
+    Returns:
+        True for made-up names.
+
+    >>> [is_generated(name, {}) for name in ("onnx::MatMul_181", "val_12", "layer.weight", "scale")]
+    [True, True, False, False]
+    >>> is_generated("unsqueeze", {"layer.weight": "PARAMETER"})
+    True
+    """
+    if name in kinds or "." in name.rsplit("/", 1)[-1]:
+        return False
+    return bool(kinds) or GENERATED.match(name) is not None
+
+
+def find_skipped(graph: Graph, kinds: Mapping[str, str]) -> dict[str, SkippedTensor]:
+    """Return the stored tensors that are no weights, each with its reason; integers of one element need none.
+
+    Args:
+        graph: the model's steps and stored tensors.
+        kinds: what the exporter declared, by name.
+
+    Returns:
+        By name; what is not in it and is floating-point is a weight.
+    """
+    uses = Uses(graph.steps, graph.operators)
+    writers = {name: step.operator for step in graph.steps for name in step.outputs}
+    found = {}
+    for name, stored in graph.stored.items():
+        if not stored.tensor.is_floating_point():
+            reason: str | None = "integer"
+        else:
+            reason = _find_role(uses.find_final(name))
+            if reason is None and not _is_weight(name, stored, uses, writers, kinds):
+                reason = "not_a_weight"
+        if reason is not None:
+            found[name] = SkippedTensor(name, stored.tensor.numel(), reason)
+    candidates = {
+        name: entry.tensor for name, entry in graph.stored.items() if name not in found and kinds.get(name) != PARAMETER
+    }
+    found.update({name: SkippedTensor(name, candidates[name].numel(), "not_a_weight") for name in find_angles(candidates)})
+    return found
+
+
+def _find_role(uses: list[Use]) -> str | None:
+    if uses and all(use.slot in use.operator.statistics for use in uses):
+        return "running_statistic"
+    if uses and all(use.slot in (*use.operator.settings, *use.operator.statistics) for use in uses):
+        return "not_a_weight"
+    return None
+
+
+def _is_weight(name: str, stored: Stored, uses: Uses, writers: Mapping[str, str], kinds: Mapping[str, str]) -> bool:
+    if name in kinds:
+        return kinds[name] == PARAMETER
+    final = uses.find_final(name)
+    if final and all(_feeds_angles(use, uses) for use in final):
+        return False
+    if stored.tensor.numel() > 1:
+        uniform = is_generated(name, kinds) and bool((stored.tensor == stored.tensor.flatten()[0]).all())
+        return not uniform and not is_mask(stored.tensor)
+    if stored.origin == "initializer" and not is_generated(name, kinds):
+        return True
+    return any(use.slot in use.operator.parameters or _is_bias(use, stored.tensor, writers) for use in final)
+
+
+def _feeds_angles(use: Use, uses: Uses) -> bool:
+    readers = [reader.operator.title for output in use.step.outputs for reader in uses.find_final(output)]
+    return bool(readers) and set(readers) <= {"Cos", "Sin"}
+
+
+def _is_bias(use: Use, tensor: Tensor, writers: Mapping[str, str]) -> bool:
+    """Whether the tensor is added to a product, as the bias of a layer is."""
+    if use.operator.title != "Add" or tensor.ndim == 0:
+        return False
+    return writers.get(use.step.inputs[1 - use.slot]) in PRODUCTS
+
+
+def is_mask(tensor: Tensor) -> bool:
+    """Whether the tensor holds zeros and one far lower value, and nothing else.
+
+    Args:
+        tensor: any non-empty float tensor.
+
+    Returns:
+        True for masks that are added to scores.
+
+    >>> import torch
+    >>> is_mask(torch.tensor([[0.0, -1e4], [0.0, 0.0]])), is_mask(torch.tensor([0.0, -0.5])), is_mask(torch.zeros(3))
+    (True, False, False)
+    """
+    lowest = tensor.min()
+    return bool(lowest < MASK_LIMIT) and bool(((tensor == 0) | (tensor == lowest)).all())
+
+
+def find_angles(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of the tensors that hold cosines and sines, in pairs of tensors or within one.
+
+    Args:
+        tensors: candidates by name.
+
+    Returns:
+        The names of those that cannot be anything else.
+
+    >>> import torch
+    >>> t = torch.linspace(0, 3, 8)
+    >>> sorted(find_angles({"a": t.cos(), "b": t.sin(), "c": t}))
+    ['a', 'b']
+    """
+    bounded = {
+        name: tensor for name, tensor in tensors.items() if tensor.numel() >= MIN_ANGLES and bool((tensor.abs() <= 1.0001).all())
+    }
+    found = {name for name, tensor in bounded.items() if _holds_both(tensor)}
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, tensor in bounded.items():
+        groups.setdefault(tuple(tensor.shape), []).append(name)
+    for names in groups.values():
+        for first, second in itertools.combinations(names[:MAX_COMPARED], 2):
+            if _add_up(bounded[first], bounded[second]):
+                found |= {first, second}
+    return found
+
+
+def _holds_both(tensor: Tensor) -> bool:
+    if tensor.ndim < 2 or tensor.shape[-1] % 2:
+        return False
+    half = tensor.shape[-1] // 2
+    return _add_up(tensor[..., :half], tensor[..., half:]) or _add_up(tensor[..., 0::2], tensor[..., 1::2])
+
+
+def _add_up(a: Tensor, b: Tensor) -> bool:
+    return bool(((a.double() ** 2 + b.double() ** 2 - 1).abs() <= ANGLE_TOLERANCE).all())
