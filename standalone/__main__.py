@@ -7,14 +7,14 @@ import socket
 import sys
 from pathlib import Path
 
-from schemas.errors import Conflict, Fault, FaultlineError
+from schemas.errors import Conflict, Fault, FaultlineError, InvalidRequest
 from standalone.deployment import Deployment
 from standalone.folder import hold_folder
 from standalone.plan import Plan
 from storage.embedded import EmbeddedStore, find_server
 
 HOST = "127.0.0.1"
-DEFAULT_PORT = 8321
+DEFAULT_PORT = "8321"
 FAILED, BAD_USAGE = 2, 3
 
 
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         with hold_folder(given.data_dir.resolve()) as folder, _listen(given.port) as listener:
             folder.write_address(_url(listener))
             return _run(given.workers, folder.path, listener)
-    except Conflict as error:
+    except (Conflict, InvalidRequest) as error:
         return _complain(error, BAD_USAGE)
     except FaultlineError as error:
         return _complain(error, FAILED)
@@ -43,9 +43,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="python -m standalone", description=__doc__)
     default_folder = Path(os.environ.get("FAULTLINE_DATA_DIR", "faultline-data"))
     parser.add_argument("--data-dir", type=Path, default=default_folder, help="jobs, reports, logs (default: %(default)s)")
-    parser.add_argument(
-        "--port", type=int, default=int(os.environ.get("FAULTLINE_PORT", DEFAULT_PORT)), help="0 takes a free one"
-    )
+    parser.add_argument("--port", type=int, default=os.environ.get("FAULTLINE_PORT", DEFAULT_PORT), help="0 takes a free one")
     parser.add_argument("--workers", type=int, default=1, help="how many audits run at once (default: %(default)s)")
     given = parser.parse_args(arguments)
     if not 0 <= given.port < 2**16:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import redis
 
 from schemas.errors import Fault, Unavailable
-from standalone.plan import Plan, find_programs
+from standalone.plan import Plan, plan_api, plan_store, plan_workers
 from standalone.program import Program
 from storage.connection import connect
 
@@ -23,18 +23,17 @@ class Deployment:
     """Store, workers and API as programs of this process; run it on the main thread, which outlives the others."""
 
     def __init__(self, plan: Plan, port: int, stop_requests: Callable[[], int]) -> None:
-        store, workers, api = find_programs(plan)
         plan.logs.mkdir(exist_ok=True)
         self._plan = plan
         self._port = port
         self._stop_requests = stop_requests
-        self._store = Program(store) if store is not None else None
-        self._workers = [Program(worker) for worker in workers]
-        self._api = Program(api)
+        self._stores = [Program(spec) for spec in plan_store(plan)]
+        self._workers = [Program(spec) for spec in plan_workers(plan)]
+        self._api = Program(plan_api(plan))
 
     @property
     def _all(self) -> list[Program]:
-        return [program for program in (self._store, *self._workers, self._api) if program is not None]
+        return [*self._stores, self._api, *self._workers]
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Run until a stop is asked for.
@@ -43,8 +42,8 @@ class Deployment:
             Unavailable: when a part does not come up.
         """
         try:
-            if self._store is not None:
-                self._store.start()
+            for program in self._stores:
+                program.start()
             if not self._wait_for(self._is_store_up, STORE_LIMIT_S, "the store"):
                 return
             for program in (self._api, *self._workers):
@@ -110,7 +109,7 @@ class Deployment:
 
     def _stop_all(self) -> None:
         """API first, so that nothing new comes; then the workers, which may give jobs back; the store last."""
-        for group in ([self._api], self._workers, [self._store] if self._store is not None else []):
+        for group in ([self._api], self._workers, self._stores):
             for program in group:
                 program.ask_to_stop()
             for program in group:

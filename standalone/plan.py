@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.errors import Fault, InvalidRequest
 from standalone.program import ProgramSpec
 from storage.embedded import EmbeddedStore
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 # -P: a folder of the user's that is called `worker` or `service` must not be taken for ours.
 PYTHON = (sys.executable, "-P")
+API_DRAIN_S = 5
+STORE_STOP_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,33 +37,46 @@ class Plan:
         return self.data_dir / "logs"
 
 
-def find_programs(plan: Plan) -> tuple[ProgramSpec | None, list[ProgramSpec], ProgramSpec]:
-    """Return the store (or None), the workers and the API."""
-    search_path = [ROOT, *filter(None, [plan.environment.get("PYTHONPATH")])]
-    environment = {
-        **plan.environment,
-        "REDIS_URL": plan.redis_url,
-        "FAULTLINE_DATA_DIR": str(plan.data_dir),
-        "PYTHONPATH": ":".join(search_path),
-        "PYTHONUNBUFFERED": "1",
-    }
-    drain_s = float(plan.environment.get("FAULTLINE_DRAIN_S", "10"))
-    api = (
+def plan_store(plan: Plan) -> list[ProgramSpec]:
+    """Return the embedded store, or nothing when REDIS_URL names another."""
+    if plan.store is None:
+        return []
+    environment = {"PATH": plan.environment.get("PATH", ""), "PYTHONPATH": ROOT}
+    return [ProgramSpec("store", tuple(plan.store.command), environment, plan.logs / "store.log", STORE_STOP_S)]
+
+
+def plan_workers(plan: Plan) -> list[ProgramSpec]:
+    """Return the workers.
+
+    Raises:
+        InvalidRequest: when the drain time is no number.
+    """
+    # A worker bounds its own end: drain time, then ten seconds for giving the job back.
+    stop_s, command, environment = _read_drain(plan) + 12, (*PYTHON, "-m", "worker"), _build_environment(plan)
+    names = [f"worker-{i + 1}" for i in range(plan.workers)]
+    return [ProgramSpec(name, command, environment, plan.logs / f"{name}.log", stop_s) for name in names]
+
+
+def plan_api(plan: Plan) -> ProgramSpec:
+    """Return the API, which answers on the listener that this process holds."""
+    command = (
         *(*PYTHON, "-m", "uvicorn", "service.app:create_app", "--factory", "--app-dir", ROOT, "--fd", str(plan.listener)),
-        *("--timeout-graceful-shutdown", "5", "--log-level", "warning", "--no-access-log"),
+        *("--timeout-graceful-shutdown", str(API_DRAIN_S), "--log-level", "warning", "--no-access-log", "--no-server-header"),
     )
-    # The worker bounds its own end: drain time, then ten seconds for giving the job back.
-    workers = [
-        ProgramSpec(f"worker-{i + 1}", (*PYTHON, "-m", "worker"), environment, plan.logs / f"worker-{i + 1}.log", drain_s + 12)
-        for i in range(plan.workers)
-    ]
-    store = None
-    if plan.store is not None:
-        store = ProgramSpec(
-            "store",
-            tuple(plan.store.command),
-            {"PATH": plan.environment.get("PATH", ""), "PYTHONPATH": ROOT},
-            plan.logs / "store.log",
-            10,
-        )
-    return store, workers, ProgramSpec("api", api, environment, plan.logs / "api.log", 8, (plan.listener,))
+    return ProgramSpec("api", command, _build_environment(plan), plan.logs / "api.log", API_DRAIN_S + 3, (plan.listener,))
+
+
+def _build_environment(plan: Plan) -> dict[str, str]:
+    given = plan.environment
+    search_path = ":".join([ROOT, *filter(None, [given.get("PYTHONPATH")])])
+    ours = {"REDIS_URL": plan.redis_url, "FAULTLINE_DATA_DIR": str(plan.data_dir), "PYTHONPATH": search_path}
+    return {**given, **ours, "PYTHONUNBUFFERED": "1"}
+
+
+def _read_drain(plan: Plan) -> float:
+    given = plan.environment.get("FAULTLINE_DRAIN_S", "10")
+    try:
+        return float(given)
+    except ValueError:
+        fault = Fault(what="FAULTLINE_DRAIN_S is no number of seconds", where="FAULTLINE_DRAIN_S", got=given)
+        raise InvalidRequest(fault) from None

@@ -47,6 +47,11 @@ class Program:
         """Whether `start` was called."""
         return self._started_at > 0
 
+    @property
+    def pid(self) -> int | None:
+        """The running process, None when it has died or was stopped."""
+        return None if self._process is None else self._process.pid
+
     def start(self) -> None:
         """Start the process; its output is appended to its log."""
         _rotate(self.spec.log)

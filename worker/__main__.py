@@ -13,6 +13,7 @@ from storage.urls import make_broker_url
 from worker.celery_app import create_app, run_worker
 from worker.drain import Drain
 from worker.lease_sweeper import LeaseSweeper
+from worker.process import ChildSpec
 from worker.scratch import Scratch
 from worker.settings import WorkerSettings, load_settings, make_worker_name
 from worker.supervisor import Resources
@@ -30,18 +31,18 @@ def main() -> int:
             sys.stderr.write(f"{fault.what} (got: {fault.got}); {fault.advice}\n")
         return BAD_CONFIGURATION
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    serve(settings)
+    serve(settings, build_child_spec(settings, os.environ))
     return 0
 
 
-def serve(settings: WorkerSettings) -> None:
-    """Open the resources, consume, and close them in reverse order."""
+def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
+    """Open the resources, consume, and close them in reverse order; `spec` says how audit processes are started."""
     name = make_worker_name()
     broker_url = make_broker_url(settings.redis_url)
     leases = Leases(connect(settings.redis_url), settings.lease_s)
     doorbell = Doorbell(broker_url, settings.queue)
     scratch = Scratch(settings.data_dir / "scratch", name)
-    warm = WarmChild(build_child_spec(settings, os.environ), scratch.folder)
+    warm = WarmChild(spec, scratch.folder)
     drain = Drain(settings.drain_s)
     artifacts = FileArtifactStore(settings.data_dir / "artifacts")
     resources = Resources(name, settings, leases, artifacts, doorbell, warm, drain)

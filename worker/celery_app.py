@@ -1,8 +1,10 @@
 """The Celery application of a worker. Its messages are doorbells; the job records in Redis are the truth."""
 
 import logging
+import warnings
 
 from celery import Celery, signals
+from celery.platforms import SecurityWarning
 
 from storage.doorbell import TASK_NAME
 from worker.supervisor import Resources
@@ -47,12 +49,14 @@ def run_worker(app: Celery, resources: Resources) -> None:
         resources.drain.begin()
 
     signals.worker_shutting_down.connect(begin_drain, weak=False)
+    # Celery warns root because a pickled message could run as root; these are JSON and name a job.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     # Threads, not processes: an accelerator's runtime does not survive a fork, and the audit has a process of its own.
     app.worker_main(
         [
-            *("worker", "--pool", "threads", "--concurrency", "1", "--queues", resources.settings.queue),
+            *("--quiet", "worker", "--pool", "threads", "--concurrency", "1", "--queues", resources.settings.queue),
             *("--hostname", f"{resources.worker}@faultline"),
-            *("--without-gossip", "--without-mingle", "--without-heartbeat", "--quiet", "--loglevel", "WARNING"),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"),
         ]
     )
 

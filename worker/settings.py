@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import Fault, InvalidRequest
@@ -16,6 +16,13 @@ GIB = 2**30
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 
 
+def _check_url(value: str) -> str:
+    try:
+        return check_redis_url(value)
+    except InvalidRequest as error:
+        raise ValueError(str(error)) from None
+
+
 class WorkerSettings(BaseSettings):
     """Environment of `python -m worker`: REDIS_URL and FAULTLINE_<NAME IN CAPITALS>. docs/operations.md lists them."""
 
@@ -23,7 +30,9 @@ class WorkerSettings(BaseSettings):
         env_prefix="FAULTLINE_", frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True
     )
 
-    redis_url: str = Field(validation_alias="REDIS_URL", description="the job store and broker: redis://, rediss:// or unix://")
+    redis_url: Annotated[str, AfterValidator(_check_url)] = Field(
+        validation_alias="REDIS_URL", description="the job store and broker: redis://, rediss:// or unix://"
+    )
     data_dir: Path = Field(default=Path("faultline-data"), description="artifacts and scratch folders")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="what the audits run on; also names the queue")
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads of one audit; part of every report")
@@ -60,11 +69,9 @@ def load_settings() -> WorkerSettings:
         InvalidRequest: with one fault per variable that is missing or wrong.
     """
     try:
-        settings = WorkerSettings()
+        return WorkerSettings()
     except ValidationError as error:
         raise InvalidRequest(*(_describe(entry["loc"], entry["msg"], entry["input"]) for entry in error.errors())) from None
-    check_redis_url(settings.redis_url)
-    return settings
 
 
 def _describe(location: tuple[int | str, ...], message: str, given: object) -> Fault:

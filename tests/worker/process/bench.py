@@ -19,6 +19,7 @@ from tests.project.tree import ROOT
 from tests.storage.desk import OWNER, Desk, open_desk
 from tests.storage.valkey import RunningValkey
 from worker.drain import Drain
+from worker.process import ChildSpec
 from worker.scratch import Scratch
 from worker.settings import WorkerSettings
 from worker.supervisor import Outcome, Resources, run_job
@@ -82,6 +83,13 @@ class Running(threading.Thread):
         return self.outcome
 
 
+def misdirect(spec: ChildSpec, misdeed: str) -> ChildSpec:
+    """Return how to start a process that does `misdeed` instead of an audit."""
+    options = spec.command[spec.command.index("--parent") :]
+    paths = {**spec.environment, "PYTHONPATH": str(ROOT)}
+    return replace(spec, command=(sys.executable, str(HOSTILE), misdeed, *options), environment=paths)
+
+
 @contextmanager
 def open_bench(valkey: RunningValkey, folder: Path, misdeed: str | None = None, **changes: Any) -> Iterator[Bench]:
     """Open a bench whose audit process does `misdeed`, or is the real one."""
@@ -90,9 +98,7 @@ def open_bench(valkey: RunningValkey, folder: Path, misdeed: str | None = None, 
     environment = {"PATH": "/usr/bin:/bin", "REDIS_URL": "redis://:secret@example.org/0", "FAULTLINE_TOKEN": "secret"}
     spec = build_child_spec(settings, environment)
     if misdeed is not None:
-        options = spec.command[spec.command.index("--parent") :]
-        paths = {**spec.environment, "PYTHONPATH": str(ROOT)}
-        spec = replace(spec, command=(sys.executable, str(HOSTILE), misdeed, *options), environment=paths)
+        spec = misdirect(spec, misdeed)
     scratch = Scratch(folder / "scratch", "bench")
     warm = WarmChild(spec, scratch.folder)
     warm.start()

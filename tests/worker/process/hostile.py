@@ -145,6 +145,22 @@ def measure_well(_job: JobMessage, report: ReportProgress) -> Measurement:
     return measure_with("counterexample.npz")
 
 
+def measure_slowly(_job: JobMessage, report: ReportProgress) -> Measurement:
+    """Three seconds, then the same as `measure_well`."""
+    for i in range(30):
+        report("measuring", i, 30)
+        time.sleep(0.1)
+    return measure_with("counterexample.npz")
+
+
+def measure_briefly(_job: JobMessage, report: ReportProgress) -> Measurement:
+    """Long enough to be seen running, short enough for a drain time of one second."""
+    for i in range(13):
+        report("measuring", i, 13)
+        time.sleep(0.1)
+    return measure_with("counterexample.npz")
+
+
 def name_a_path(_job: JobMessage, _report: ReportProgress) -> Measurement:
     return measure_with("../lock")
 
@@ -204,6 +220,7 @@ MISDEEDS = {
     for function in (
         *(say_garbage, say_unknown_type, claim_cancelled, say_too_much, say_a_half_result, exit_silently, crash, use_memory),
         *(allocate, never_end, fill_the_folder, refuse_the_model, fail_with_a_bug, tell_what_it_has, measure_well, name_a_path),
+        *(measure_slowly, measure_briefly),
         *(name_a_link, name_a_second_name, name_a_missing_file, name_a_pipe, name_no_finding, hide_half_a_character),
     )
 }

@@ -1,0 +1,64 @@
+"""Real audits on two workers: equal requests give equal bytes, and only audit processes hold the engine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from schemas.base import canonical_bytes, compute_sha256
+from tests.storage.desk import OWNER
+from tests.storage.valkey import running_valkey
+from tests.worker.audits import build_request, write_job
+from tests.worker.process.fleet import Fleet, open_fleet
+from tests.worker.process.processes import find_children
+from worker.audit import AuditInput
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    with running_valkey(folder) as server, open_fleet(server, folder) as opened:
+        opened.start()
+        opened.start()
+        opened.wait_until_ready(2, within_s=120)
+        yield opened
+
+
+def post(fleet: Fleet, files: AuditInput) -> str:
+    model, data = (fleet.artifacts.put_file(OWNER, path) for path in (files.model_path, files.data_path))
+    request = build_request(
+        model={"uri": f"artifact:sha256:{model}"},
+        data={"uri": f"artifact:sha256:{data}"},
+        fresh=True,
+        scopes=["model", "per_module"],
+    )
+    content = canonical_bytes(request)
+    accepted = fleet.desk.run(fleet.desk.queue.accept(request, OWNER, compute_sha256(content), None, compute_sha256(content)))
+    return accepted.record.id
+
+
+def test_the_same_request_twice_and_on_two_workers_gives_the_same_bytes(fleet: Fleet, tmp_path: Path) -> None:
+    files = write_job(tmp_path)
+    jobs = [post(fleet, files) for _ in range(3)]
+    for job in jobs:
+        fleet.doorbell.ring(job)
+    for job in jobs:
+        fleet.wait_for(job, "succeeded", within_s=120)
+    assert len({fleet.find_worker(job).pid for job in jobs}) == 2
+    digests = {fleet.desk.get(job).report_sha256 for job in jobs}
+    assert len(digests) == 1
+    (digest,) = digests
+    assert digest is not None
+    path = fleet.artifacts.path(OWNER, digest)
+    assert path is not None
+    assert compute_sha256(path.read_bytes()) == digest
+
+
+def test_only_audit_processes_hold_torch(fleet: Fleet) -> None:
+    for worker in fleet.workers:
+        assert not holds_torch(worker.pid)
+        assert any(holds_torch(pid) for pid in find_children(worker.pid))
+
+
+def holds_torch(pid: int) -> bool:
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
