@@ -17,6 +17,8 @@ logger = logging.getLogger("faultline.storage")
 SILENCE_S: Final = 5.0
 """After this much silence the connection has to prove that it lives."""
 LONGEST_PAUSE_S: Final = 1.0
+LOOKS_AT_ONCE: Final = 16
+"""When all are woken, they take turns: a thousand of them must not open a thousand connections."""
 
 
 class ChangeFeed:
@@ -27,6 +29,7 @@ class ChangeFeed:
         self._channel = channel
         self._waiters: dict[str, set[asyncio.Event]] = {}
         self._subscribed = asyncio.Event()
+        self._turns = asyncio.Semaphore(LOOKS_AT_ONCE)
         self._listener: asyncio.Task[None] | None = None
 
     async def wait(self, id: str, has_changed: Callable[[], Awaitable[bool]], timeout_s: float) -> bool:
@@ -39,7 +42,7 @@ class ChangeFeed:
             async with asyncio.timeout(timeout_s):
                 # Looking before the subscription stands could miss a change between the two.
                 await self._subscribed.wait()
-                while not await _look(has_changed):
+                while not await self._look(has_changed):
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(woken.wait(), SILENCE_S)
                     woken.clear()
@@ -63,6 +66,14 @@ class ChangeFeed:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._listener
             self._listener = None
+
+    async def _look(self, has_changed: Callable[[], Awaitable[bool]]) -> bool:
+        try:
+            async with self._turns:
+                return await has_changed()
+        except Unavailable as error:
+            logger.warning("the store cannot be asked for a change, the feed will wake us: %s", error)
+            return False
 
     async def _listen(self) -> None:
         pause_s = 0.05
@@ -98,11 +109,3 @@ class ChangeFeed:
         for id in ids:
             for woken in self._waiters.get(id, ()):
                 woken.set()
-
-
-async def _look(has_changed: Callable[[], Awaitable[bool]]) -> bool:
-    try:
-        return await has_changed()
-    except Unavailable as error:
-        logger.warning("the store cannot be asked for a change, the feed will wake us: %s", error)
-        return False

@@ -5,9 +5,10 @@ import itertools
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import redis
+import redis.asyncio
 
 from schemas.base import canonical_bytes, compute_sha256
 from schemas.request import AuditRequest
@@ -15,7 +16,6 @@ from schemas.verdict import Outcome
 from storage.leases import Claim, Leases
 from storage.queue import Accepted, JobQueue
 from storage.records import JobRecord
-from tests.storage.valkey import RunningValkey
 
 T = TypeVar("T")
 OWNER = "local"
@@ -29,10 +29,18 @@ def make_request(name: str = "", *, fresh: bool = False, labels: dict[str, str] 
     return AuditRequest.model_validate({"model": {"uri": model}, "data": {"uri": data}, "fresh": fresh, "labels": labels or {}})
 
 
+class Reachable(Protocol):
+    """A server, or something between us and it."""
+
+    def connect(self) -> redis.Redis: ...
+
+    def connect_async(self) -> redis.asyncio.Redis: ...
+
+
 class Desk:
     """The queue and the leases over one server; the queue's calls run to their end."""
 
-    def __init__(self, server: RunningValkey, runner: asyncio.Runner, client: redis.Redis, lease_s: float) -> None:
+    def __init__(self, server: Reachable, runner: asyncio.Runner, client: redis.Redis, lease_s: float) -> None:
         self.server = server
         self.client = client
         self.leases = Leases(client, lease_s)
@@ -98,13 +106,17 @@ class Desk:
     def find_sets(self, id: str) -> set[str]:
         return {name for name in ("pending", "leases", "quarantine") if self.client.zscore(f"faultline:{name}", id) is not None}
 
+    def list_set(self, key: str) -> list[str]:
+        ids = cast("list[bytes]", self.client.zrange(key, 0, -1))
+        return [id.decode() for id in ids]
+
     def close(self) -> None:
         self.run(self.queue.close())
         self.run(self._async_client.aclose())
 
 
 @contextmanager
-def open_desk(server: RunningValkey, lease_s: float = 30.0) -> Iterator[Desk]:
+def open_desk(server: Reachable, lease_s: float = 30.0) -> Iterator[Desk]:
     """Open a desk whose leases do not run out by themselves, unless a test wants that."""
     with asyncio.Runner() as runner, server.connect() as client:
         desk = Desk(server, runner, client, lease_s)

@@ -132,16 +132,16 @@ def test_a_holder_that_comes_back_before_anyone_noticed_goes_on(desk: Desk, hast
 
 def test_a_released_job_is_queued_again_at_no_cost_and_its_old_number_is_void(desk: Desk) -> None:
     id = desk.accept()
-    for round in range(1, 9):
+    for number in range(1, 9):
         claim = desk.claim(id)
-        assert claim.attempt == round
+        assert claim.attempt == number
         assert desk.leases.release(id, claim.attempt)
         record = desk.get(id)
         assert (record.state, record.started_at, record.progress) == ("queued", None, None)
         assert desk.find_sets(id) == {"pending"}
-        for number in range(1, round + 1):
-            assert desk.leases.beat(id, number) == "lost"
-            assert not desk.leases.finish(id, number, "succeeded", report_sha256=REPORT)
+        for void in range(1, number + 1):
+            assert desk.leases.beat(id, void) == "lost"
+            assert not desk.leases.finish(id, void, "succeeded", report_sha256=REPORT)
     held = desk.claim(id)
     assert not any(desk.leases.finish(id, number, "succeeded", report_sha256=REPORT) for number in range(1, held.attempt))
     assert desk.leases.finish(id, held.attempt, "succeeded", report_sha256=REPORT)
