@@ -5,6 +5,7 @@ anything of the job is read: death with the parent, resource limits, no new priv
 seccomp belong at the end of `confine`.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -60,7 +61,9 @@ def _lower(kind: int, value: int) -> None:
 
 def _prefer_for_the_memory_killer() -> None:
     # When the machine runs out of memory the kernel should end the audit, not the worker or the store.
-    Path("/proc/self/oom_score_adj").write_text("1000")
+    # A wish and no layer: where it cannot be written, the audit goes on.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def read_data_bytes() -> int:

@@ -10,7 +10,7 @@ from tests.storage.desk import OWNER
 from tests.storage.valkey import running_valkey
 from tests.worker.audits import build_request, write_job
 from tests.worker.process.fleet import Fleet, open_fleet
-from tests.worker.process.processes import find_children
+from tests.worker.process.processes import eventually, find_children
 from worker.audit import AuditInput
 
 
@@ -57,7 +57,7 @@ def test_the_same_request_twice_and_on_two_workers_gives_the_same_bytes(fleet: F
 def test_only_audit_processes_hold_torch(fleet: Fleet) -> None:
     for worker in fleet.workers:
         assert not holds_torch(worker.pid)
-        assert any(holds_torch(pid) for pid in find_children(worker.pid))
+        eventually(lambda worker=worker: any(holds_torch(pid) for pid in find_children(worker.pid)), 60)  # type: ignore[misc]
 
 
 def holds_torch(pid: int) -> bool:

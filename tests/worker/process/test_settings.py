@@ -1,0 +1,51 @@
+"""The worker's settings, as the environment gives them and as the operator's page tells them."""
+
+import re
+
+import pytest
+
+from schemas.errors import InvalidRequest
+from tests.project.tree import ROOT
+from worker.settings import WorkerSettings, load_settings
+
+WRONG = {
+    "REDIS_URL": "amqp://example.org",
+    "FAULTLINE_DEVICE": "tpu",
+    "FAULTLINE_THREADS": "many",
+    "FAULTLINE_LEASE_S": "nan",
+    "FAULTLINE_JOB_TIMEOUT_S": "0",
+    "FAULTLINE_JOB_OUTPUT_BYTES": "1",
+    "FAULTLINE_DRAIN_S": "-1",
+}
+
+
+def test_every_wrong_variable_is_named_with_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in WRONG.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidRequest) as raised:
+        load_settings()
+    assert {fault.where: fault.got for fault in raised.value.faults} == WRONG
+
+
+def test_a_missing_store_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    with pytest.raises(InvalidRequest) as raised:
+        load_settings()
+    assert [(fault.where, fault.got) for fault in raised.value.faults] == [("REDIS_URL", "nothing")]
+
+
+def test_the_operators_page_lists_every_variable_with_its_default() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| `?([^`|]+?)`? \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    fields = WorkerSettings.model_fields
+    expected = {f"FAULTLINE_{name.upper()}": str(field.default) for name, field in fields.items() if name != "redis_url"}
+    told = dict(rows)
+    assert told.pop("REDIS_URL") == "required"
+    assert {name: told[name].removesuffix(".0") for name in told} == {
+        name: expected[name].removesuffix(".0") for name in expected
+    }
+
+
+def test_the_queue_is_named_after_the_device_and_beats_fit_into_the_lease() -> None:
+    settings = WorkerSettings(redis_url="redis://example.org", device="cuda", lease_s=0.9)
+    assert settings.queue == "faultline.cuda"
+    assert settings.beat_s * 3 <= 0.9
