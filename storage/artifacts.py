@@ -136,11 +136,10 @@ def _open_plain(path: Path) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise WorkerFault(_describe_trap(path, error.strerror or "cannot be opened")) from None
-    source = os.fdopen(descriptor, "rb", buffering=0)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        source.close()
+        os.close(descriptor)
         raise WorkerFault(_describe_trap(path, "is not a regular file"))
-    return source
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def _describe_trap(path: Path, got: str) -> Fault:

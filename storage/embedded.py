@@ -24,7 +24,7 @@ from storage.urls import make_broker_url
 
 SERVERS: Final = ("valkey-server", "redis-server")
 LOCK: Final = "server.lock"
-LOCK_WAIT_S: Final = 3.0
+LOCK_WAIT_S: Final = 1.0
 """A killed server's child that rewrites the log may hold the lock for a moment longer."""
 FAILED, REFUSED = 2, 3
 

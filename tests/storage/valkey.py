@@ -51,8 +51,13 @@ class RunningValkey:
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        if self._process is not None:
+        """End it as politely as it lets us."""
+        if self._process is None:
+            return
+        try:
             self._end(signal.SIGTERM)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def _end(self, number: signal.Signals) -> None:
         assert self._process is not None
