@@ -1,0 +1,118 @@
+"""Without a server: a service for the call, the service of `faultline up` beside it, a replay, and nothing left behind."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.client.conftest import Faultline
+from tests.project.tree import BIN
+
+SETS = ("--set", "norm=2,epsilon=0.5", "--scope", "model", "--scope", "per_tensor", "--trials", "2", "--budget", "4")
+
+
+def write_files(folder: Path) -> None:
+    """Write a linear classifier that is right on every example, and its data."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 3)
+    with torch.no_grad():
+        layer.weight.copy_(4 * torch.eye(3))
+        layer.bias.zero_()
+    inputs = torch.eye(3).repeat(8, 1)
+    torch.jit.trace(layer, inputs[:2]).save(str(folder / "model.pt"))
+    np.savez(folder / "data.npz", inputs=inputs.numpy(), labels=np.arange(24) % 3)
+
+
+@contextlib.contextmanager
+def running_up(folder: Path, data_dir: str) -> Iterator[str]:
+    """Run `faultline up`, give its address, and end it as Ctrl-C does."""
+    command = [str(BIN / "faultline"), "up", "--data-dir", data_dir, "--port", "0"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("faultline ready at http://127.0.0.1:")
+            yield line.removeprefix("faultline ready at ").strip()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def is_held(folder: Path) -> bool:
+    """Tell whether a service holds the folder."""
+    with (folder / "standalone.lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_an_audit_starts_its_own_service_and_up_finds_its_jobs_again(faultline: Faultline, folder: Path) -> None:
+    write_files(folder)
+    done = faultline(
+        "audit", "model.pt", "--data", "data.npz", *SETS, "--policy", "pass.yaml", "--json", "--report-out", "r.json"
+    )
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)["job"]
+    assert "Starting a service for this call" in done.stderr
+    assert not is_held(folder / ".faultline")
+    with running_up(folder, ".faultline") as address:
+        assert job["id"] in faultline("status", job["id"], "--server", address).stdout
+        again = faultline("report", job["id"], "--format", "json", "--data-dir", ".faultline")
+        assert again.stdout.rstrip("\n").encode() == (folder / "r.json").read_bytes()
+        replayed = faultline("replay", "r.json", "--model", "model.pt", "--data", "data.npz", "--server", address, "--json")
+        assert replayed.returncode == 0, replayed.stderr
+        rows = json.loads(replayed.stdout)["rows"]
+        assert {row["what"] for row in rows} == {"loss", "accuracy"}
+        assert all(row["agrees"] for row in rows)
+    assert not is_held(folder / ".faultline")
+
+
+@contextlib.contextmanager
+def starting_audit(folder: Path, held: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run an audit until a service of its own holds a folder; the audit must be ended inside."""
+    command = [str(BIN / "faultline"), "audit", "model.onnx", "--data", "data.npz"]
+    given = {**os.environ, **environment}
+    with subprocess.Popen(command, cwd=folder, env=given, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            _wait_until(lambda: any(is_held(lock.parent) for lock in folder.glob(f"{held}/standalone.lock")))
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_call_that_is_killed_leaves_no_service(folder: Path) -> None:
+    with starting_audit(folder, ".faultline") as process:
+        process.kill()
+    _wait_until(lambda: not is_held(folder / ".faultline"))
+
+
+def test_a_second_call_in_the_folder_works_elsewhere_and_an_interrupted_one_tidies_up(folder: Path) -> None:
+    (folder / ".faultline").mkdir()
+    (folder / "tmp").mkdir()
+    with (folder / ".faultline" / "standalone.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with starting_audit(folder, "tmp/faultline-*", TMPDIR=str(folder / "tmp")) as process:
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Interrupted" in err
+    assert list((folder / "tmp").iterdir()) == []
+
+
+def _wait_until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,155 @@
+"""Options and the request file become one request; every fault comes at once, none is guessed at."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from client.errors import BadUsage
+from client.options import AuditOptions, prepare_audit
+from schemas.base import compute_sha256
+from schemas.request import AuditRequest, NamedScope
+
+BASE = AuditOptions(model="model.onnx", data="data.npz")
+
+
+def prepare(**options: Any) -> AuditRequest:
+    return prepare_audit(BASE._replace(**options)).request
+
+
+def refuse(options: AuditOptions) -> dict[str, str]:
+    with pytest.raises(BadUsage) as caught:
+        prepare_audit(options)
+    return {fault.where: fault.what for fault in caught.value.faults}
+
+
+def write(folder: Path, **request: Any) -> Path:
+    path = folder / "request.yaml"
+    path.write_text(yaml.safe_dump(request), encoding="utf-8")
+    return path
+
+
+def test_files_are_named_by_their_digests() -> None:
+    prepared = prepare_audit(BASE)
+    model, data = compute_sha256(Path("model.onnx").read_bytes()), compute_sha256(Path("data.npz").read_bytes())
+    assert prepared.request.model.uri == f"artifact:sha256:{model}"
+    assert prepared.request.data.uri == f"artifact:sha256:{data}"
+    assert prepared.uploads == {model: Path("model.onnx"), data: Path("data.npz")}
+
+
+def test_a_set_holds_every_epsilon_and_limit() -> None:
+    sets = prepare(sets=("norm=2,epsilon=0.01/1e-1,n=all/100", "norm=inf,epsilon=1")).sets
+    assert sets is not None
+    assert (sets[0].norm, sets[0].epsilon, sets[0].max_corrupted) == (2.0, (0.01, 0.1), (None, 100))
+    assert (sets[1].norm, sets[1].epsilon, sets[1].max_corrupted) == ("inf", (1.0,), (None,))
+
+
+def test_scopes_are_kinds_or_named_patterns() -> None:
+    assert prepare(scopes=("per_tensor", "attention=blocks.*.attn.*")).scopes == (
+        "per_tensor",
+        NamedScope(name="attention", match="blocks.*.attn.*"),
+    )
+
+
+def test_a_breaking_point_has_its_limit_and_range() -> None:
+    points = prepare(breaking_points=("metric=accuracy,drop=0.05,range=0.001/10,scope=fc", "loss_change=1,n=10")).breaking_points
+    assert points is not None
+    assert (points[0].limit.metric, points[0].limit.drop, points[0].range, points[0].scope) == (
+        "accuracy",
+        0.05,
+        (0.001, 10),
+        "fc",
+    )
+    assert (points[1].limit.loss_change, points[1].max_corrupted) == (1.0, 10)
+
+
+def test_every_other_option_lands_in_its_field() -> None:
+    request = prepare(
+        inputs=("x=images", "mask=m"),
+        target="y",
+        loss="cross_entropy",
+        output_kind="probabilities",
+        metrics=("top_5", "accuracy"),
+        method="first_order",
+        budget_passes=7,
+        random_trials=3,
+        seed=5,
+        labels=("git_sha=1f=3c",),
+        fresh=True,
+    )
+    assert (request.data.inputs, request.data.target) == ({"x": "images", "mask": "m"}, "y")
+    assert (request.objective.output_kind, request.objective.metrics) == ("probabilities", ("top_5", "accuracy"))
+    assert (request.search.method, request.search.budget_passes) == ("first_order", 7)
+    assert (request.search.random_trials, request.search.seed) == (3, 5)
+    assert (request.labels, request.fresh) == ({"git_sha": "1f=3c"}, True)
+
+
+def test_options_replace_what_the_request_file_says_and_keep_the_rest(folder: Path) -> None:
+    path = write(
+        folder,
+        data={"uri": "artifact:sha256:" + "0" * 64, "target": "y"},
+        search={"seed": 3, "budget_passes": 9},
+        scopes=["model"],
+        labels={"a": "1", "b": "1"},
+    )
+    request = prepare(request=path, seed=4, labels=("b=2",), sets=("norm=1,epsilon=2",))
+    assert request.data.target == "y"
+    assert request.data.uri.endswith(compute_sha256(Path("data.npz").read_bytes()))
+    assert (request.search.seed, request.search.budget_passes) == (4, 9)
+    assert (request.scopes, request.labels) == (("model",), {"a": "1", "b": "2"})
+
+
+def test_a_request_file_may_name_everything(folder: Path) -> None:
+    uri = "artifact:sha256:" + "a" * 64
+    path = write(folder, model={"uri": uri}, data={"uri": uri}, policy="pass.yaml")
+    prepared = prepare_audit(AuditOptions(request=path))
+    assert prepared.request.model.uri == uri
+    assert prepared.uploads == {}
+    assert prepared.request.policy is not None
+    assert prepared.request.policy.name == "pass"
+
+
+def test_a_policy_option_replaces_that_of_the_file(folder: Path) -> None:
+    request = prepare(request=write(folder, policy={"name": "nothing"}), policy=folder / "fail.yaml")
+    assert request.policy is not None
+    assert request.policy.name == "fail"
+
+
+def test_an_uploaded_artifact_can_be_named_instead_of_a_file() -> None:
+    uri = "artifact:sha256:" + "b" * 64
+    prepared = prepare_audit(BASE._replace(model=uri))
+    assert prepared.request.model.uri == uri
+    assert list(prepared.uploads.values()) == [Path("data.npz")]
+
+
+def test_all_faults_of_files_and_options_come_at_once(folder: Path) -> None:
+    (folder / "policy.yaml").write_text("name: p\nconditions: []\n", encoding="utf-8")
+    faults = refuse(AuditOptions(data="missing.npz", policy=Path("policy.yaml"), sets=("norm=2",), labels=("x",), method="magic"))
+    assert set(faults) == {
+        "model",
+        "missing.npz",
+        "policy.yaml#/conditions",
+        "the request, /sets/0/epsilon",
+        "--label",
+        "the request, /search/method",
+    }
+
+
+def test_faults_of_a_request_file_are_told_with_the_file(folder: Path) -> None:
+    path = write(folder, search={"sed": 1})
+    assert set(refuse(BASE._replace(request=path))) == {f"{path}#/search/sed"}
+
+
+@pytest.mark.parametrize("text", ["", "norm", "norm=", "norm=2,norm=1", "n=1,max_corrupted=2", "size=3"])
+def test_a_set_that_cannot_be_read_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(BadUsage) as caught:
+        prepare_audit(BASE._replace(sets=(text,)))
+    assert caught.value.faults[0].where == "--set"
+    assert "norm=2,epsilon=" in caught.value.faults[0].advice
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "just text", "3"])
+def test_a_request_file_that_is_no_object_is_refused(folder: Path, content: str) -> None:
+    (folder / "r.yaml").write_text(content, encoding="utf-8")
+    assert set(refuse(BASE._replace(request=Path("r.yaml")))) == {"r.yaml"}
