@@ -9,6 +9,7 @@ from storage.artifacts import ArtifactStore
 from storage.uploads import Upload
 
 BLOCK_BYTES = 1024 * 1024
+BLOCK_CHUNKS = 1024
 ARTIFACTS = "/v1/artifacts"
 
 
@@ -26,14 +27,17 @@ async def receive_artifact(store: ArtifactStore, owner: str, sha256: str, chunks
 
 async def _write(upload: Upload, chunks: AsyncIterator[bytes]) -> None:
     """Write in blocks: a hop to a thread for each 64 KiB that the socket gives would cost more than the write."""
-    block = bytearray()
+    block: list[bytes] = []
+    size = 0
     async for chunk in chunks:
-        block += chunk
-        if len(block) >= BLOCK_BYTES:
-            await _run_to_its_end(upload.write, bytes(block))
+        block.append(chunk)
+        size += len(chunk)
+        if size >= BLOCK_BYTES or len(block) >= BLOCK_CHUNKS:
+            await _run_to_its_end(upload.write, b"".join(block))
             block.clear()
+            size = 0
     if block:
-        await _run_to_its_end(upload.write, bytes(block))
+        await _run_to_its_end(upload.write, b"".join(block))
 
 
 async def _run_to_its_end(function: Callable[..., Any], *arguments: object) -> None:
