@@ -2,8 +2,10 @@
 
 import logging
 import warnings
+from typing import Any
 
 from celery import Celery, signals
+from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import SecurityWarning
 
 from storage.doorbell import TASK_NAME
@@ -11,6 +13,27 @@ from worker.supervisor import Resources
 from worker.tasks import register_tasks
 
 SOCKET_TIMEOUT_S = 10.0
+
+
+class Consumption:
+    """Whether this worker's consumer is subscribed to its queue at the moment."""
+
+    def __init__(self) -> None:
+        self._consumer: Any = None
+
+    @property
+    def is_live(self) -> bool:
+        """False before the first connection and while a lost one is being replaced."""
+        consumer = self._consumer
+        return consumer is not None and consumer.connection is not None and consumer.task_consumer is not None
+
+    def watch(self) -> None:
+        """Take the consumer when Celery has made it."""
+
+        def attach(sender: object, **_: object) -> None:
+            self._consumer = sender
+
+        signals.worker_ready.connect(attach, weak=False)
 
 
 def create_app(broker_url: str, resources: Resources) -> Celery:
@@ -51,6 +74,8 @@ def run_worker(app: Celery, resources: Resources) -> None:
     signals.worker_shutting_down.connect(begin_drain, weak=False)
     # Celery warns root because a pickled message could run as root; these are JSON and name a job.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # It announces another default for the setting that `create_app` sets on purpose.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     # Threads, not processes: an accelerator's runtime does not survive a fork, and the audit has a process of its own.
     app.worker_main(
         [

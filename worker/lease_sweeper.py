@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from schemas.errors import Unavailable
@@ -10,6 +11,8 @@ from storage.doorbell import Doorbell
 from storage.leases import Leases
 
 log = logging.getLogger(__name__)
+
+WARMING_PERIOD_S = 0.2
 
 
 class LeaseSweeper:
@@ -23,6 +26,7 @@ class LeaseSweeper:
         self._is_serving = is_serving
         self._stop = threading.Event()
         self._reached = True
+        self._next_sweep = 0.0
         self._thread = threading.Thread(target=self._run, name="lease-sweeper", daemon=True)
 
     def start(self) -> None:
@@ -39,19 +43,24 @@ class LeaseSweeper:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self.sweep_once()
+                self._announce()
+                if time.monotonic() >= self._next_sweep:
+                    self.sweep_once()
+                    self._next_sweep = time.monotonic() + self._lease_s / 3
                 self._reached = True
             except Unavailable as error:
                 if self._reached:
                     log.warning("the store cannot be reached; trying on: %s", error)
                 self._reached = False
-            # A worker that is still warming looks more often, so that readiness is not late by a round.
-            self._stop.wait(self._lease_s / 3 if self._is_serving() else 0.1)
+            # A worker that is still warming looks more often, so that its readiness is not late by a round.
+            self._stop.wait(self._lease_s / 3 if self._is_serving() else WARMING_PERIOD_S)
+
+    def _announce(self) -> None:
+        if self._is_serving():
+            self._leases.announce(self._worker, self._lease_s)
 
     def sweep_once(self) -> list[str]:
         """Do one round and return the jobs whose doorbell was rung."""
-        if self._is_serving():
-            self._leases.announce(self._worker, self._lease_s)
         rung = self._leases.sweep()
         for job_id in rung:
             self._doorbell.ring(job_id)

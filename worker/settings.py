@@ -2,6 +2,7 @@
 
 import os
 import socket
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,10 +80,14 @@ def _describe(location: tuple[int | str, ...], message: str, given: object) -> F
     name = field if field == "REDIS_URL" else f"FAULTLINE_{field.upper()}"
     missing = not isinstance(given, str)
     return Fault(
-        what=f"{name}: {message}", where=name, got="nothing" if missing else str(given), advice="set it in the environment"
+        what=f"{name}: {message.removeprefix('Value error, ')}",
+        where=name,
+        got="nothing" if missing else str(given),
+        advice="set it in the environment",
     )
 
 
+@cache
 def find_memory_bytes() -> int:
     """Return the memory that this machine or its control group has, whichever is less."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
