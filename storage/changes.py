@@ -24,8 +24,9 @@ LOOKS_AT_ONCE: Final = 16
 class ChangeFeed:
     """Messages are hints only: a waiter that is woken looks for itself, and all are woken when messages may have been lost."""
 
-    def __init__(self, client: redis.asyncio.Redis, channel: str) -> None:
+    def __init__(self, client: redis.asyncio.Redis, channel: str, silence_s: float = SILENCE_S) -> None:
         self._client = client
+        self._silence_s = silence_s
         self._channel = channel
         self._waiters: dict[str, set[asyncio.Event]] = {}
         self._subscribed = asyncio.Event()
@@ -44,7 +45,7 @@ class ChangeFeed:
                 await self._subscribed.wait()
                 while not await self._look(has_changed):
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(woken.wait(), SILENCE_S)
+                        await asyncio.wait_for(woken.wait(), self._silence_s)
                     woken.clear()
             return True
         except TimeoutError:
@@ -91,10 +92,10 @@ class ChangeFeed:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _dispatch(self, pubsub: redis.asyncio.client.PubSub) -> None:
-        message = await pubsub.get_message(timeout=SILENCE_S)
+        message = await pubsub.get_message(timeout=self._silence_s)
         if message is None:
             await pubsub.ping()
-            message = await pubsub.get_message(timeout=SILENCE_S)
+            message = await pubsub.get_message(timeout=self._silence_s)
             if message is None:
                 silent = "no answer to a ping"
                 raise StoreConnectionError(silent)

@@ -1,20 +1,25 @@
 """Waiting for a change: woken at once, over one connection, through restarts of the store, and nothing left behind."""
 
 import asyncio
+import os
+import signal
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 import redis
 
 from schemas.base import compute_sha256
+from storage.changes import ChangeFeed
 from storage.leases import Leases
 from storage.queue import JobQueue
 from tests.storage.desk import OWNER, make_request
 from tests.storage.valkey import RunningValkey
 
 WOKEN_WITHIN_S = 0.1
+SILENCE_S = 0.1
 Change = Callable[[str], Awaitable[object]]
 
 
@@ -163,3 +168,53 @@ def test_a_wait_that_starts_while_the_store_is_away_ends_in_time(valkey: Running
             assert queue._feed.waiting == 0
 
     asyncio.run(scenario())
+
+
+@asynccontextmanager
+async def open_feed(server: RunningValkey) -> AsyncIterator[ChangeFeed]:
+    """A feed that soon doubts a silent connection, and somebody who waits for what never comes."""
+    async with server.connect_async() as client:
+        feed = ChangeFeed(client, "faultline:changes", SILENCE_S)
+        waiting = asyncio.ensure_future(feed.wait("job", never, 60))
+        await settle()
+        try:
+            yield feed
+        finally:
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await feed.close()
+
+
+async def never() -> bool:
+    return False
+
+
+def test_a_silent_connection_that_lives_is_kept(shared_valkey: RunningValkey, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with open_feed(shared_valkey):
+            await asyncio.sleep(6 * SILENCE_S)
+            assert await asyncio.to_thread(count_subscribers, shared_valkey) == 1
+
+    asyncio.run(scenario())
+    assert caplog.messages == []
+
+
+def test_a_connection_that_has_gone_dead_is_replaced(valkey: RunningValkey, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with open_feed(valkey) as feed:
+            os.kill(valkey.pid, signal.SIGSTOP)
+            await asyncio.sleep(6 * SILENCE_S)
+            os.kill(valkey.pid, signal.SIGCONT)
+            async with valkey.connect_async() as client:
+                changed = asyncio.Event()
+                waiting = asyncio.ensure_future(feed.wait("other", lambda: look(changed), 20))
+                await settle()
+                changed.set()
+                await client.publish("faultline:changes", "other")
+                assert await waiting
+
+    async def look(changed: asyncio.Event) -> bool:
+        return changed.is_set()
+
+    asyncio.run(scenario())
+    assert any("subscribing again" in message for message in caplog.messages)
