@@ -9,7 +9,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench parity chaos up constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,14 +45,21 @@ structure: $(VENV)/.installed-dev ## sizes, house rules, documents, manifests
 bench: $(VENV)/.installed-dev ## seconds per cell against the plain script
 	@$(BIN)/python -m benchmarks.sweep $(ARGS)
 
+agree: $(VENV)/.installed-dev ## the largest difference to the plain script's numbers
+	@$(BIN)/python -m benchmarks.compare $(ARGS)
+
 parity: $(VENV)/.installed-dev ## how close the interpreter is on 17 architectures
 	@$(BIN)/python -m tests.worker.engine.models.parity $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## kill workers and the store at random, count the reports
-	@$(BIN)/python -m tests.chaos $(ARGS)
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 up: $(VENV)/.installed ## start the API, a worker and an embedded store (ARGS="--port 8000")
 	@$(BIN)/faultline up $(ARGS)
+
+schemas: $(VENV)/.installed-dev ## rewrite the JSON Schemas and the OpenAPI document under docs/
+	$(BIN)/python -m schemas.export
+	$(BIN)/python -m service.openapi > docs/openapi.json
 
 constraints: ## refresh constraints.txt from a fresh environment
 	rm -rf $(VENV)-pin

@@ -48,6 +48,7 @@ MODELS = (
 )
 DATA = HERE / "artifacts" / "digits.npz"
 POLICY = HERE / "policy.yaml"
+REQUEST = HERE / "request.yaml"
 
 
 def main() -> int:
@@ -103,12 +104,13 @@ def stop(server: "subprocess.Popen[str]") -> None:
 
 def audit(model: Model, url: str, folder: Path) -> Audited:
     """Run `faultline audit` on one model, as a person would see it."""
-    shown = f"faultline audit {model.file.name} --data {DATA.name} --policy {POLICY.name}"
+    shown = f"faultline audit {model.file.name} --data {DATA.name} --request {REQUEST.name} --policy {POLICY.name}"
     say(f"{shown}   (the {model.name} model)")
     report = folder / f"{model.name}.json"
-    options = ["--data", str(DATA), "--policy", str(POLICY), "--server", url, "--report-out", str(report)]
+    options = {"--data": DATA, "--request": REQUEST, "--policy": POLICY, "--server": url, "--report-out": report}
+    arguments = [str(part) for option in options.items() for part in option]
     started = time.monotonic()
-    ran = subprocess.run([FAULTLINE, "audit", str(model.file), *options], check=False)
+    ran = subprocess.run([FAULTLINE, "audit", str(model.file), *arguments], check=False)
     seconds = time.monotonic() - started
     print(f"exit code {ran.returncode}: {OUTCOMES.get(ran.returncode, 'unknown')}")
     content = json.loads(report.read_text()) if report.is_file() else {}
