@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from worker.engine.models.onnx.archive import TensorReader, read_model
+from worker.engine.models.onnx.exporter import read_exporter
 from worker.engine.models.onnx.graph import read_graph
 from worker.engine.models.onnx.modules import find_modules
 from worker.engine.models.onnx.passes import drop_aliases, drop_unread, fold_integers, list_numbers, mark_dynamic
 from worker.engine.models.onnx.standard import read_opsets
 from worker.engine.models.onnx.uses import Uses
-from worker.engine.models.onnx.weights import find_skipped, read_kinds
+from worker.engine.models.onnx.weights import find_skipped
 from worker.engine.models.program import Program, Step, walk_steps
 
 
@@ -31,8 +32,8 @@ def load_onnx(path: Path) -> Program:
     model = read_model(path)
     graph = read_graph(model, TensorReader(path.parent))
     graph.steps = drop_aliases(graph.steps, graph.operators, graph.outputs)
-    kinds = read_kinds(model)
-    skipped = find_skipped(graph, kinds)
+    exporter, uses = read_exporter(model), Uses(graph.steps, graph.operators)
+    skipped = find_skipped(graph, uses, exporter)
     weights = {name: entry.tensor for name, entry in graph.stored.items() if name not in skipped}
     constants: dict[str, Any] = {name: graph.stored[name].tensor for name in skipped}
     steps, lists = list_numbers(graph.steps, graph.operators, constants)
@@ -47,7 +48,7 @@ def load_onnx(path: Path) -> Program:
         weights=weights,
         constants=_keep_read({**constants, **lists, **folded}, steps, graph.outputs),
         steps=steps,
-        modules=find_modules(weights, Uses(graph.steps, graph.operators), graph.scopes, kinds),
+        modules=find_modules(weights, uses, graph.scopes, exporter),
         skipped=tuple(entry for entry in skipped.values() if entry.reason != "integer" or entry.weights > 1),
         training=is_training(steps, constants),
     )

@@ -2,35 +2,33 @@
 
 from collections.abc import Iterable, Mapping
 
+from worker.engine.models.onnx.exporter import Exporter
 from worker.engine.models.onnx.uses import Uses
-from worker.engine.models.onnx.weights import is_generated
+from worker.engine.models.onnx.weights import find_product
 
 
-def find_modules(weights: Iterable[str], uses: Uses, scopes: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str, str]:
+def find_modules(weights: Iterable[str], uses: Uses, scopes: Mapping[str, str], exporter: Exporter) -> dict[str, str]:
     """Return the module of each weight.
 
-    The dotted prefix of the stored name. Where an exporter made the name up: the scope that it noted for the
-    operator that reads the weight, else the name of that operator. A weight of the model itself, without a prefix,
-    is a module under its own name.
+    The dotted prefix of the stored name; "" is the model itself. Where an exporter made the name up: the scope that
+    it noted for the operator that reads the weight, else the name of that operator, where a bias that is added to a
+    product belongs to the product.
 
     Args:
         weights: the names of the weights.
         uses: who reads them.
         scopes: the dotted scope of each step that has one, by step name.
-        kinds: what the exporter declared of the stored tensors.
+        exporter: what the file says of its tensors.
 
     Returns:
         Module name by weight name.
     """
-    return {name: _read_prefix(name) if not is_generated(name, kinds) else _find_scope(name, uses, scopes) for name in weights}
-
-
-def _read_prefix(name: str) -> str:
-    return name.rpartition(".")[0] or name
+    return {name: _find_scope(name, uses, scopes) if exporter.is_generated(name) else name.rpartition(".")[0] for name in weights}
 
 
 def _find_scope(name: str, uses: Uses, scopes: Mapping[str, str]) -> str:
-    final = [use.step.name for use in uses.find_final(name)]
-    readers = [*final, *(use.step.name for use in uses.find_direct(name))]
+    final = uses.find_final(name)
+    readers = [use.step.name for use in (*final, *uses.find_direct(name))]
     noted = [scopes[reader] for reader in readers if scopes.get(reader)]
-    return (noted or readers or [name])[0]
+    products = [product for use in final if (product := find_product(use, uses)) is not None]
+    return (noted or products or readers or [name])[0]

@@ -21,9 +21,15 @@ class Uses:
 
     def __init__(self, steps: Iterable[Step], operators: dict[str, Operator]) -> None:
         self._readers: dict[str, list[Use]] = {}
+        self._writers: dict[str, Step] = {}
         for step in walk_steps(steps):
+            self._writers.update(dict.fromkeys(step.outputs, step))
             for slot, name in enumerate(step.inputs):
                 self._readers.setdefault(name, []).append(Use(step, operators[step.name], slot))
+
+    def find_writer(self, name: str) -> Step | None:
+        """Return the step that computes the value, None for inputs and stored tensors."""
+        return self._writers.get(name)
 
     def find_direct(self, name: str) -> list[Use]:
         """Return the steps that read the value itself."""

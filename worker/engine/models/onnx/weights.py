@@ -10,7 +10,8 @@ A stored floating-point tensor (initializer or Constant node) is a weight unless
    (the default PyTorch exporter writes this for each tensor that it took over unchanged).
 4. Number: it has one element, its name is not one that a module gave, no operator reads it in a slot of
    parameters (a bias, a slope) and it is not a bias added to a product: 0.125 before a softmax, the 0.5 of GELU.
-5. Fill: its name is made up and all its elements are equal: the unit scale of a normalisation written out.
+5. Fill: its name is made up, all its elements are equal, and no operator reads it as in 4, except as the scale
+   and shift of an InstanceNormalization, which stand for nothing where a GroupNorm was written out.
 6. Mask: it has no value but zero and one below -9, as added to attention scores.
 7. Angles: it is made of cosines and sines (squares of two such tensors, of its halves, or of neighbours add up
    to one), or only cosines and sines are computed from it: rotary and sinusoidal positions.
@@ -21,21 +22,16 @@ is what is deployed, hence a weight.
 """
 
 import itertools
-import re
 from collections.abc import Mapping
 
-from onnx import ModelProto
 from torch import Tensor
 
+from worker.engine.models.onnx.exporter import PARAMETER, Exporter
 from worker.engine.models.onnx.graph import Graph, Stored
 from worker.engine.models.onnx.uses import Use, Uses
 from worker.engine.models.program import SkippedTensor
 
-KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
-PARAMETER = "PARAMETER"
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
-GENERATED = re.compile(r"^(\d+|val_\d+|onnx::.*|.*_output_\d+|_.*|[a-z0-9_]+_default(_\d+)?|[A-Za-z]+_\d+)$")
-"""Names that exporters make up; a module's own parameter has its attribute's name, mostly with dots."""
 MASK_LIMIT = -9.0
 MIN_ANGLES = 4
 MAX_COMPARED = 64
@@ -43,62 +39,26 @@ MAX_COMPARED = 64
 ANGLE_TOLERANCE = 1e-4
 
 
-def read_kinds(model: ModelProto) -> dict[str, str]:
-    """Return what the exporter declared each stored tensor to be (PARAMETER, BUFFER, CONSTANT_TENSOR), by name."""
-    found = {}
-    for entry in model.graph.value_info:
-        for note in entry.metadata_props:
-            if note.key == KIND:
-                found[entry.name] = note.value
-    return found
-
-
-def is_generated(name: str, kinds: Mapping[str, str]) -> bool:
-    """Whether an exporter made the name up: in a file that declares its tensors, every plain name it does not declare.
-
-    Args:
-        name: the stored name.
-        kinds: what the exporter declared, by name; empty when it declares nothing.
-
-    Returns:
-        True for made-up names.
-
-    >>> [is_generated(name, {}) for name in ("onnx::MatMul_181", "val_12", "layer.weight", "scale")]
-    [True, True, False, False]
-    >>> is_generated("unsqueeze", {"layer.weight": "PARAMETER"})
-    True
-    """
-    if name in kinds or "." in name.rsplit("/", 1)[-1]:
-        return False
-    return bool(kinds) or GENERATED.match(name) is not None
-
-
-def find_skipped(graph: Graph, kinds: Mapping[str, str]) -> dict[str, SkippedTensor]:
-    """Return the stored tensors that are no weights, each with its reason; integers of one element need none.
+def find_skipped(graph: Graph, uses: Uses, exporter: Exporter) -> dict[str, SkippedTensor]:
+    """Return the stored tensors that are no weights, each with its reason.
 
     Args:
         graph: the model's steps and stored tensors.
-        kinds: what the exporter declared, by name.
+        uses: who reads them.
+        exporter: what the file says of its tensors.
 
     Returns:
-        By name; what is not in it and is floating-point is a weight.
+        By name; what is not in it is a weight.
     """
-    uses = Uses(graph.steps, graph.operators)
-    writers = {name: step.operator for step in graph.steps for name in step.outputs}
     found = {}
     for name, stored in graph.stored.items():
-        if not stored.tensor.is_floating_point():
-            reason: str | None = "integer"
-        else:
-            reason = _find_role(uses.find_final(name))
-            if reason is None and not _is_weight(name, stored, uses, writers, kinds):
-                reason = "not_a_weight"
+        reason = "integer" if not stored.tensor.is_floating_point() else _find_role(uses.find_final(name))
+        if reason is None and not _is_weight(name, stored, uses, exporter):
+            reason = "not_a_weight"
         if reason is not None:
             found[name] = SkippedTensor(name, stored.tensor.numel(), reason)
-    candidates = {
-        name: entry.tensor for name, entry in graph.stored.items() if name not in found and kinds.get(name) != PARAMETER
-    }
-    found.update({name: SkippedTensor(name, candidates[name].numel(), "not_a_weight") for name in find_angles(candidates)})
+    open_cases = {name: entry.tensor for name, entry in graph.stored.items() if name not in found and name not in exporter.kinds}
+    found.update({name: SkippedTensor(name, open_cases[name].numel(), "not_a_weight") for name in find_angles(open_cases)})
     return found
 
 
@@ -110,30 +70,37 @@ def _find_role(uses: list[Use]) -> str | None:
     return None
 
 
-def _is_weight(name: str, stored: Stored, uses: Uses, writers: Mapping[str, str], kinds: Mapping[str, str]) -> bool:
-    if name in kinds:
-        return kinds[name] == PARAMETER
+def _is_weight(name: str, stored: Stored, uses: Uses, exporter: Exporter) -> bool:
+    if name in exporter.kinds:
+        return exporter.kinds[name] == PARAMETER
     final = uses.find_final(name)
     if final and all(_feeds_angles(use, uses) for use in final):
         return False
-    if stored.tensor.numel() > 1:
-        uniform = is_generated(name, kinds) and bool((stored.tensor == stored.tensor.flatten()[0]).all())
-        return not uniform and not is_mask(stored.tensor)
-    if stored.origin == "initializer" and not is_generated(name, kinds):
-        return True
-    return any(use.slot in use.operator.parameters or _is_bias(use, stored.tensor, writers) for use in final)
+    named = stored.origin == "initializer" and not exporter.is_generated(name)
+    as_parameter = any(use.slot in use.operator.parameters or _is_bias(use, stored.tensor, uses) for use in final)
+    if stored.tensor.numel() == 1:
+        return named or as_parameter
+    if not named and bool((stored.tensor == stored.tensor.flatten()[:1]).all()):
+        return as_parameter and any(use.operator.title != "InstanceNormalization" for use in final)
+    return not is_mask(stored.tensor)
 
 
 def _feeds_angles(use: Use, uses: Uses) -> bool:
-    readers = [reader.operator.title for output in use.step.outputs for reader in uses.find_final(output)]
-    return bool(readers) and set(readers) <= {"Cos", "Sin"}
+    readers = {reader.operator.title for output in use.step.outputs for reader in uses.find_final(output)}
+    return bool(readers) and readers <= {"Cos", "Sin"}
 
 
-def _is_bias(use: Use, tensor: Tensor, writers: Mapping[str, str]) -> bool:
+def _is_bias(use: Use, tensor: Tensor, uses: Uses) -> bool:
     """Whether the tensor is added to a product, as the bias of a layer is."""
-    if use.operator.title != "Add" or tensor.ndim == 0:
-        return False
-    return writers.get(use.step.inputs[1 - use.slot]) in PRODUCTS
+    return tensor.ndim > 0 and find_product(use, uses) is not None
+
+
+def find_product(use: Use, uses: Uses) -> str | None:
+    """Return the name of the product that an Add adds this use's value to, or None."""
+    if use.operator.title != "Add":
+        return None
+    writer = uses.find_writer(use.step.inputs[1 - use.slot])
+    return writer.name if writer is not None and writer.operator in PRODUCTS else None
 
 
 def is_mask(tensor: Tensor) -> bool:
@@ -179,6 +146,13 @@ def find_angles(tensors: Mapping[str, Tensor]) -> set[str]:
             if _add_up(bounded[first], bounded[second]):
                 found |= {first, second}
     return found
+
+
+def _may_hold_angles(tensor: Tensor) -> bool:
+    """Whether all values lie in [-1, 1] and are of more than two kinds: gains of one and shifts of zero are not angles."""
+    if tensor.numel() < MIN_ANGLES or not bool((tensor.abs() <= 1 + ANGLE_TOLERANCE).all()):
+        return False
+    return len(tensor.unique()) > 2
 
 
 def _holds_both(tensor: Tensor) -> bool:

@@ -151,6 +151,25 @@ def split_to_sequence(x: Tensor, sizes: Tensor | None = None, *, axis: int = 0, 
     return list(x.split(int(sizes) if sizes.ndim == 0 else sizes.tolist(), axis))
 
 
+def _count_mapped(node: Node) -> dict[str, int]:
+    return {"outputs": len(node.outputs)}
+
+
+@operator("SequenceMap", since=17, blocks=("body",), prepare=_count_mapped, many=True, dynamic_shape=True)
+def map_sequence(runners: tuple[Runner, ...], first: list[Tensor], *others: Any, outputs: int) -> tuple[list[Any], ...]:
+    """Run a block on each tensor of a list; further lists are walked alongside, further tensors are handed on."""
+    rows = [
+        runners[0](value, *(other[n] if isinstance(other, list) else other for other in others)) for n, value in enumerate(first)
+    ]
+    return tuple([row[column] for row in rows] for column in range(outputs))
+
+
+@operator("Optional", since=15, prepare=_no_arguments)
+def make_optional(value: Any = None) -> Any:
+    """Make an optional of a value, or of nothing."""
+    return value
+
+
 @operator("OptionalHasElement", since=15)
 def has_element(value: Any = None) -> Tensor:
     """Whether an optional value is there."""

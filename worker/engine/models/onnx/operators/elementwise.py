@@ -83,25 +83,25 @@ def modulo(a: Tensor, b: Tensor, *, remainder: Callable[[Tensor, Tensor], Tensor
     return aligned(remainder)(a, b)
 
 
-@operator("Max", since=8)
+@operator("Max", since=6)
 def maximum(*values: Tensor) -> Tensor:
     """Largest of several tensors."""
     return functools.reduce(aligned(torch.maximum), values)
 
 
-@operator("Min", since=8)
+@operator("Min", since=6)
 def minimum(*values: Tensor) -> Tensor:
     """Smallest of several tensors."""
     return functools.reduce(aligned(torch.minimum), values)
 
 
-@operator("Sum", since=8)
+@operator("Sum", since=6)
 def total(*values: Tensor) -> Tensor:
     """Sum of several tensors."""
     return functools.reduce(aligned(torch.add), values)
 
 
-@operator("Mean", since=8)
+@operator("Mean", since=6)
 def mean(*values: Tensor) -> Tensor:
     """Mean of several tensors."""
     return functools.reduce(aligned(torch.add), values) / len(values)

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from worker.engine.models.onnx.operators.placement import align
 from worker.engine.models.onnx.registry import Family, Node
@@ -27,7 +26,7 @@ def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     axis %= x.ndim
     indices = _count_from_start(indices, x.shape[axis])
     if axis == 0 and x.ndim == 2 and x.is_floating_point():
-        return functional.embedding(indices, x)
+        return torch.embedding(x, indices)
     picked = x.index_select(axis, indices.reshape(-1))
     return picked if indices.ndim == 1 else picked.reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
 

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from worker.engine.models.onnx.operators.placement import align, aligned
 from worker.engine.models.onnx.registry import Family, Node
 
 operator = Family("linear")
 
-operator("MatMul", parameters=(0, 1))(torch.matmul)
+operator("MatMul", parameters=(0, 1))(aligned(torch.matmul))
 operator("Det", since=11)(torch.det)
 
 
@@ -32,4 +33,4 @@ def _read_equation(node: Node) -> dict[str, str]:
 @operator("Einsum", since=12, parameters=(0, 1), prepare=_read_equation)
 def einsum(*factors: Tensor, equation: str) -> Tensor:
     """Sum of products by index letters."""
-    return torch.einsum(equation, *factors)
+    return torch.einsum(equation, *align(*factors))

@@ -75,7 +75,7 @@ def _reduce_log_sum_exp(x: Tensor, axes: list[int], *, keep: bool) -> Tensor:
     return torch.logsumexp(x, axes, keepdim=keep).to(x.dtype)
 
 
-def _enter(name: str, compute: Compute, axes_as_input_since: int) -> None:
+def _enter(name: str, compute: Compute, axes_as_input_since: int, what: str) -> None:
     """Enter both forms of a reduction: axes as an attribute, later as an input."""
 
     def reduce_fixed(x: Tensor, *, axes: Sequence[int] | None = None, keepdims: int = 1) -> Tensor:
@@ -87,20 +87,22 @@ def _enter(name: str, compute: Compute, axes_as_input_since: int) -> None:
             return compute(x.unsqueeze(0), [0], keep=False)
         return compute(x, chosen or list(range(x.ndim)), keep=bool(keepdims))
 
+    reduce.__doc__ = f"{what} along axes."
+    reduce_fixed.__doc__ = f"{what} along axes, given as an attribute."
     operator(name, since=1, until=axes_as_input_since)(reduce_fixed)
     operator(name, since=axes_as_input_since, sizes=(1,))(reduce)
 
 
-_enter("ReduceSum", _reduce_sum, 13)
-_enter("ReduceMean", _reduce_mean, 18)
-_enter("ReduceProd", _reduce_product, 18)
-_enter("ReduceMax", _reduce_max, 18)
-_enter("ReduceMin", _reduce_min, 18)
-_enter("ReduceL1", _reduce_norm1, 18)
-_enter("ReduceL2", _reduce_norm2, 18)
-_enter("ReduceSumSquare", _reduce_squares, 18)
-_enter("ReduceLogSum", _reduce_log_sum, 18)
-_enter("ReduceLogSumExp", _reduce_log_sum_exp, 18)
+_enter("ReduceSum", _reduce_sum, 13, "Sum")
+_enter("ReduceMean", _reduce_mean, 18, "Mean")
+_enter("ReduceProd", _reduce_product, 18, "Product")
+_enter("ReduceMax", _reduce_max, 18, "Largest element")
+_enter("ReduceMin", _reduce_min, 18, "Smallest element")
+_enter("ReduceL1", _reduce_norm1, 18, "Sum of magnitudes")
+_enter("ReduceL2", _reduce_norm2, 18, "Euclidean norm")
+_enter("ReduceSumSquare", _reduce_squares, 18, "Sum of squares")
+_enter("ReduceLogSum", _reduce_log_sum, 18, "Logarithm of the sum")
+_enter("ReduceLogSumExp", _reduce_log_sum_exp, 18, "Logarithm of the sum of exponentials")
 
 
 @operator("ArgMax")

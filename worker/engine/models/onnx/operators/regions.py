@@ -32,11 +32,13 @@ def fold(
     counts = [(size - (k - 1) * gap - 1) // step + 1 for size, k, gap, step in zip(padded, kernel, gaps, steps, strict=True)]
     patches = x.reshape(x.shape[0], -1, *kernel, *counts)
     total = x.new_zeros(*patches.shape[:2], *padded)
-    for place in itertools.product(*map(range, kernel)):
+    both = (slice(None), slice(None))
+    for place in itertools.product(*[range(k) for k in kernel]):
         starts = [at * gap for at, gap in zip(place, gaps, strict=True)]
         span = zip(starts, counts, steps, strict=True)
-        covered: list[Any] = [slice(start, start + (count - 1) * step + 1, step) for start, count, step in span]
-        total[(slice(None), slice(None), *covered)] += patches[(slice(None), slice(None), *place)]
+        covered: list[Any] = [*both, *(slice(start, start + (count - 1) * step + 1, step) for start, count, step in span)]
+        inner: list[Any] = [*both, *place]
+        total[tuple(covered)] += patches[tuple(inner)]
     return pad_axes(total, [-pad for pad in begin], [-pad for pad in end])
 
 

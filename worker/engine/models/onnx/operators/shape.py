@@ -76,7 +76,10 @@ def transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
 @operator("Expand", since=8, sizes=(1,), relays=True)
 def expand(x: Tensor, sizes: Tensor) -> Tensor:
     """Broadcast with a shape, both ways."""
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(read_ints(sizes))))
+    wanted = read_ints(sizes)
+    wanted = [1] * (x.ndim - len(wanted)) + wanted
+    new = len(wanted) - x.ndim
+    return x.expand(wanted[:new] + [have if want == 1 else want for have, want in zip(x.shape, wanted[new:], strict=True)])
 
 
 @operator("Tile", since=6, sizes=(1,), relays=True)

@@ -18,6 +18,7 @@ def _enter_window(name: str, compute: Callable[..., Tensor]) -> None:
             return torch.ones(1, dtype=output_datatype, device=size.device)
         return compute(count, periodic=bool(periodic), dtype=torch.float64, device=size.device).to(output_datatype)
 
+    window.__doc__ = f"The {name.removesuffix('Window')} window."
     operator(name, since=17, sizes=(0,))(window)
 
 

@@ -1,0 +1,71 @@
+"""The support table as a document: `python -m worker.engine.models.onnx.table > docs/onnx_operators.md`."""
+
+import sys
+from collections.abc import Iterable
+
+import onnx.defs
+
+from worker.engine.models.onnx.operators import FAMILIES, TABLE
+from worker.engine.models.onnx.registry import NEWEST_OPSET, OLDEST_OPSET, Operator
+
+HEAD = f"""# ONNX operators
+
+Written by `python -m worker.engine.models.onnx.table` from the operator table; a test compares the two.
+
+Models at opset {OLDEST_OPSET} to {NEWEST_OPSET} of ONNX's own domain are read. Any other operator is refused before
+the audit starts, with every operator and node named at once; so are attributes and data types beyond what stands here. Local functions
+are inlined, and external data is read where it lies beside the model under a plain file name. Tensors may be float32,
+float64, float16, bfloat16, int8 to int64, uint8 or bool.
+"""
+
+
+def render_table() -> str:
+    """Return the document: one section per family, one row per operator."""
+    names = {(entry.domain, entry.name) for entry in TABLE.operators}
+    parts = [HEAD, f"{len(names)} operators:\n"]
+    for family in FAMILIES:
+        rows: dict[str, list[Operator]] = {}
+        for entry in family.operators:
+            rows.setdefault(entry.title, []).append(entry)
+        lines = [_render_row(title, entries) for title, entries in sorted(rows.items())]
+        heading = f"## {family.name[0].upper()}{family.name[1:]}"
+        parts.append("\n".join([heading, "", "| operator | opsets | what it does |", "|---|---|---|", *lines, ""]))
+    parts.append("\n".join(["## Not supported", "", "Of ONNX's own domain: " + ", ".join(_find_missing()) + ".", ""]))
+    return "\n".join(parts)
+
+
+def _render_row(title: str, entries: list[Operator]) -> str:
+    newest = max(entries, key=lambda entry: entry.since)
+    return f"| {title} | {_render_range(entries)} | {_describe(newest)} |"
+
+
+def _render_range(entries: Iterable[Operator]) -> str:
+    """Return the opsets of all forms together, such as `7 to 28`."""
+    rows = list(entries)
+    if rows[0].domain:
+        return f"from {min(entry.since for entry in rows)}"
+    last = max(NEWEST_OPSET if entry.until is None else entry.until - 1 for entry in rows)
+    first = max(OLDEST_OPSET, min(entry.since for entry in rows), _find_first_opset(rows[0].name))
+    return f"{first} to {last}"
+
+
+def _find_first_opset(name: str) -> int:
+    versions = [
+        schema.since_version for schema in onnx.defs.get_all_schemas_with_history() if (schema.domain, schema.name) == ("", name)
+    ]
+    return min(versions, default=1)
+
+
+def _describe(entry: Operator) -> str:
+    if not (entry.function.__module__ or "").startswith("worker."):
+        return f"`torch.{entry.function.__name__}`"
+    return (entry.function.__doc__ or "").split("\n", maxsplit=1)[0]
+
+
+def _find_missing() -> list[str]:
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == "" and not schema.deprecated}
+    return sorted(name for name in known - {"Constant"} if not TABLE.knows("", name))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_table())
