@@ -24,7 +24,7 @@ SERVICE_CONNECTIONS: Final = 32
 SERVICE_RETRIES: Final = 3
 """Together about half a second: a client of the API is told to come again rather than kept waiting."""
 WORKER_RETRIES: Final = 9
-"""Together about four seconds: a store that restarts costs no audit its worker."""
+"""Together about five seconds: a store that restarts costs no audit its worker."""
 
 PASSING = (StoreConnectionError, StoreTimeoutError, ReadOnlyError, MasterDownError, OutOfMemoryError)
 PASSING_CODES = ("MISCONF ", "NOREPLICAS ", "BUSY ")
