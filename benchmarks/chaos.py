@@ -33,6 +33,8 @@ TWIN_SHARE = 0.1
 """Share of requests that repeat an earlier one under another key: two equal audits at once run once."""
 KILL_PERIOD_S = (0.5, 3.5)
 DOWN_S = (0.0, 1.0)
+BUSY_SHARE, BUSY_WAIT_S = 0.7, 3.0
+"""Share of the kills of workers and audits that wait for one in the middle of an audit."""
 VICTIMS = {"worker": 6, "audit": 2, "store": 3}
 """How often each kind is chosen, relative to each other."""
 
@@ -145,28 +147,53 @@ def wreak_havoc(system: System, chance: random.Random, seconds: float, tally: Ta
     end = time.monotonic() + seconds
     while (now := time.monotonic()) < end:
         sleep_and_tend(system, min(chance.uniform(*KILL_PERIOD_S), end - now))
-        victim = chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
-        worker, down_s = chance.choice(system.workers), chance.uniform(*DOWN_S)
-        if victim == "audit":
-            tally.kills[victim] += kill_audits(worker)
-        else:
-            program = system.store if victim == "store" else worker
-            program.kill()
-            tally.kills[victim] += 1
-            time.sleep(down_s)
-            program.start()
+        kind = chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
+        victim, down_s = chance.choice(system.workers), chance.uniform(*DOWN_S)
+        if kind != "store" and chance.random() < BUSY_SHARE:
+            victim = wait_for_busy_worker(system) or victim
+        if kind == "audit":
+            tally.kills[kind] += kill_audits(victim)
+            continue
+        program = system.store if kind == "store" else victim
+        program.kill()
+        tally.kills[kind] += 1
+        time.sleep(down_s)
+        program.start()
+
+
+def wait_for_busy_worker(system: System) -> Program | None:
+    """Return a worker in the middle of an audit, waiting a little for one."""
+    end = time.monotonic() + BUSY_WAIT_S
+    while time.monotonic() < end:
+        for worker in system.workers:
+            if any(is_auditing(pid) for pid in find_audits(worker)):
+                return worker
+        sleep_and_tend(system, 0.01)
+    return None
+
+
+def is_auditing(pid: int) -> bool:
+    """Tell whether an audit process has begun its job: it then offers itself to the memory killer."""
+    try:
+        return Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def find_audits(worker: Program) -> list[int]:
+    """Return the worker's audit processes, the busy one and the warm one."""
+    return [pid for pid, parent in list_processes().items() if parent == worker.pid]
 
 
 def kill_audits(worker: Program) -> int:
-    """Kill every audit process of the worker, the busy one and the warm one."""
+    """Kill every audit process of the worker."""
     killed = 0
-    for pid, parent in list_processes().items():
-        if parent == worker.pid:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            killed += 1
+    for pid in find_audits(worker):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        killed += 1
     return killed
 
 
@@ -175,7 +202,7 @@ def sleep_and_tend(system: System, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         system.tend()
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 def settle(system: System, client: "Client", submitting: threading.Thread, given: argparse.Namespace, tally: Tally) -> None:
@@ -292,7 +319,7 @@ def build_request(model: str, data: str, search_seed: int) -> dict[str, Any]:
         "data": {"uri": data},
         "sets": [{"norm": 2, "epsilon": [0.1]}],
         "scopes": ["model"],
-        "search": {"seed": search_seed, "random_trials": 1, "budget_passes": 2},
+        "search": {"seed": search_seed, "random_trials": 500, "budget_passes": 20},
     }
 
 

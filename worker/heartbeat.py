@@ -44,6 +44,13 @@ class Heartbeat:
         self._progress = {"phase": progress.phase, "done": progress.done, "total": progress.total, "eta_s": eta_s}
 
     def _run(self) -> None:
+        try:
+            self._beat_on()
+        except Exception:  # whatever it was: without beats the lease runs out, so the audit is stopped now
+            log.exception("the heartbeat of job %s failed", self._job_id)
+            self.answer = "lost"
+
+    def _beat_on(self) -> None:
         reached = True
         while not self._stop.wait(self._period_s):
             try:

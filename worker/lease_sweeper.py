@@ -52,6 +52,8 @@ class LeaseSweeper:
                 if self._reached:
                     log.warning("the store cannot be reached; trying on: %s", error)
                 self._reached = False
+            except Exception:  # a round that fails must not be the last one
+                log.exception("a round of the lease sweeper failed")
             # A worker that is still warming looks more often, so that its readiness is not late by a round.
             self._stop.wait(self._lease_s / 3 if self._is_serving() else WARMING_PERIOD_S)
 

@@ -57,7 +57,7 @@ class WarmChild:
         self._ready: Child | None = None
         self._has_been_ready = False
         self._closed = False
-        self._thread = threading.Thread(target=self._keep_warm, name="warm-child", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="warm-child", daemon=True)
 
     def start(self) -> None:
         """Begin to warm the first process."""
@@ -90,6 +90,13 @@ class WarmChild:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        try:
+            self._keep_warm()
+        except Exception:  # whatever it was: a worker without this thread would take jobs that it cannot start
+            log.exception("the thread that starts audit processes failed; the worker ends")
+            os._exit(1)
 
     def _keep_warm(self) -> None:
         delay_s = 0.5
