@@ -3,7 +3,7 @@
 with Client("http://127.0.0.1:8321") as client:
     model, data = client.upload(Path("model.onnx")), client.upload(Path("digits.npz"))
     job = client.submit({"model": {"uri": model}, "data": {"uri": data}})
-    job = client.wait(job, timeout_s=600)
+    job = check_ended_well(client.wait(job, timeout_s=600))
     report = client.fetch_report(job.id).report
 """
 

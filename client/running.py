@@ -38,8 +38,9 @@ def run_audit(
 
 
 def _upload(client: Client, path: Path, digest: str, view: ProgressView) -> None:
-    view.tell(f"Uploading {path.name} ({show_size(path.stat().st_size)})")
-    client.upload(path, digest)
+    if not client.has_artifact(digest):
+        view.tell(f"Uploading {path.name} ({show_size(path.stat().st_size)})")
+        client.upload(path, digest)
 
 
 def _judge(client: Client, job: Job, policy: Policy | None, baseline: LoadedReport | str | None) -> Verdict | None:

@@ -74,7 +74,8 @@ def name_limit(point: BreakingPoint) -> str:
 
 def name_point(point: BreakingPoint) -> str:
     """Return where a breaking point was looked for, in words."""
-    return f"{name_scope('model' if point.scope == 'model' else '', point.scope)} under norm {show_norm(point.set.get('norm'))}"
+    scope = "the whole model" if point.scope == "model" else f"scope {clean_text(point.scope, MAX_NAME)}"
+    return f"{scope} under norm {show_norm(point.set.get('norm'))}"
 
 
 def show_norm(norm: Any) -> str:

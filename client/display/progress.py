@@ -5,7 +5,8 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from schemas.job import Job
 from schemas.problem import clean_text
@@ -67,12 +68,20 @@ class ProgressView:
         self._console.print(f"[{now - self._started:6.1f} s] {text}{count}", markup=False, highlight=False, soft_wrap=True)
 
 
+class _CountColumn(MofNCompleteColumn):
+    """Done of total, and nothing while the total is not known."""
+
+    def render(self, task: Task) -> Text:
+        """Return the count."""
+        return Text() if task.total is None else super().render(task)
+
+
 def _build_bar(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
+        _CountColumn(),
         TimeElapsedColumn(),
         console=console,
         transient=True,

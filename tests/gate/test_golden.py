@@ -2,6 +2,7 @@
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,6 +24,18 @@ def judge(version: str) -> Verdict:
     return evaluate(policy, report, digest, date(2026, 6, 1), (report, digest))
 
 
+def strip_wording(verdict: Verdict) -> dict[str, Any]:
+    """Return all of a verdict but its sentences, which may get better."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: strip(entry) for name, entry in value.items() if name not in {"message", "messages", "reasons"}}
+        return [strip(entry) for entry in value] if isinstance(value, list) else value
+
+    content: dict[str, Any] = strip(verdict.model_dump(mode="json"))
+    return content | {"reasons": len(verdict.reasons)}
+
+
 def test_this_version_s_report_is_kept() -> None:
     assert "0.1.0" in VERSIONS
 
@@ -30,7 +43,7 @@ def test_this_version_s_report_is_kept() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_old_report_gives_its_old_verdict(version: str) -> None:
     kept = Verdict.model_validate_json((GOLDEN / f"verdict-{version}.json").read_bytes())
-    assert judge(version) == kept
+    assert strip_wording(judge(version)) == strip_wording(kept)
     assert len({condition.outcome for condition in kept.conditions}) >= 3, "the golden policy should reach most outcomes"
 
 
