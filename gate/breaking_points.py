@@ -13,19 +13,17 @@ With the threshold t, the bracket [lo, hi] and the last epsilon e of a range tha
 """
 
 from gate.judgement import Judgement, State
-from gate.matching import find_kinds
 from gate.wording import name_limit, name_point, show_number
-from schemas.report import BreakingPoint, Report
+from schemas.report import BreakingPoint
 
 BRACKET_RESOLUTION = 1.1
 """How far below the threshold the last uncrossed epsilon may lie, as a ratio."""
 
 
-def judge_point(point: BreakingPoint, threshold: float, report: Report) -> Judgement:
-    """Return whether `point` is found to lie at `threshold` or above."""
+def judge_point(point: BreakingPoint, threshold: float, kinds: frozenset[str]) -> Judgement:
+    """Return whether `point` is found to lie at `threshold` or above; `kinds` are those of its scope."""
     state, reason = _judge_reached(point, threshold) if point.reached else _judge_unreached(point, threshold)
     shown = point.bracket.hi if point.reached else point.bracket.lo
-    kinds = find_kinds(report).get(point.scope, frozenset())
     badness = -(shown if shown is not None else 0.0)
     message = f"the breaking point of {name_point(point)}, for {name_limit(point)}: {reason}"
     return Judgement(state, kinds, point.scope, None, shown, badness, message)

@@ -57,8 +57,8 @@ def _find_critical_flags(report: Report) -> Iterator[str]:
 def _find_missing_cells(report: Report) -> Iterator[str]:
     weights = _sum_weights(report)
     try:
-        asked = tuple(_list_asked(report))
-    except (KeyError, TypeError, ValueError):
+        asked = dict.fromkeys(_list_asked(report))
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         yield "The report's echo of its request cannot be read, so nobody can tell whether the search is complete. Audit again."
         return
     for cells in asked:

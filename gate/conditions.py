@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gate.breaking_points import judge_point
 from gate.findings import judge_finding
 from gate.judgement import Judgement
-from gate.matching import find_breaking_points, find_findings
+from gate.matching import find_breaking_points, find_findings, find_kinds
 from gate.waivers import ActiveWaivers
 from schemas.policy import Condition, Require, Waiver
 from schemas.report import Report
@@ -48,8 +48,9 @@ def read_threshold(require: Require) -> float:
 def _judge_matches(condition: Condition, report: Report) -> list[Judgement]:
     threshold = condition.require.breaking_point_at_least
     if threshold is not None:
-        points = find_breaking_points(report, condition.where, condition.require)
-        return [judge_point(point, threshold, report) for point in points]
+        kinds = find_kinds(report)
+        points = find_breaking_points(report, condition.where, condition.require, kinds)
+        return [judge_point(point, threshold, kinds.get(point.scope, frozenset())) for point in points]
     return [judge_finding(finding, condition.require, report) for finding in find_findings(report, condition.where)]
 
 

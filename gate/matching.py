@@ -8,6 +8,8 @@ from schemas.base import norm_value
 from schemas.policy import Require, Where
 from schemas.report import BreakingPoint, Finding, Report
 
+Kinds = dict[str, frozenset[str]]
+"""The kinds of scope that go by each name."""
 KINDS = frozenset({"model", "per_module", "per_tensor", "named"})
 
 
@@ -16,9 +18,8 @@ def find_findings(report: Report, where: Where) -> tuple[Finding, ...]:
     return tuple(finding for finding in report.findings if _matches_finding(where, finding))
 
 
-def find_breaking_points(report: Report, where: Where, require: Require) -> tuple[BreakingPoint, ...]:
+def find_breaking_points(report: Report, where: Where, require: Require, kinds: Kinds) -> tuple[BreakingPoint, ...]:
     """Return the breaking points that `where` names, of the metric that `require` names if it names one."""
-    kinds = find_kinds(report)
     return tuple(point for point in report.breaking_points if _matches_point(where, require, point, kinds))
 
 
@@ -51,7 +52,7 @@ def _matches_finding(where: Where, finding: Finding) -> bool:
     )
 
 
-def _matches_point(where: Where, require: Require, point: BreakingPoint, kinds: dict[str, frozenset[str]]) -> bool:
+def _matches_point(where: Where, require: Require, point: BreakingPoint, kinds: Kinds) -> bool:
     return (
         matches_scope(where.scope, kinds.get(point.scope, frozenset()), point.scope)
         and (where.norm is None or _is_norm(point.set.get("norm"), norm_value(where.norm)))
@@ -62,12 +63,12 @@ def _matches_point(where: Where, require: Require, point: BreakingPoint, kinds: 
 
 
 def _is_norm(value: Any, norm: float) -> bool:
-    return isinstance(value, int | float | str) and float(value) == norm
+    return math.isinf(norm) if value == "inf" else bool(value == norm)
 
 
-def find_kinds(report: Report) -> dict[str, frozenset[str]]:
+def find_kinds(report: Report) -> Kinds:
     """Return the kinds of scope that go by each name; a breaking point gives its scope by name only."""
-    kinds: dict[str, frozenset[str]] = {"model": frozenset({"model"})}
+    kinds: Kinds = {"model": frozenset({"model"})}
     for finding in report.findings:
         kinds[finding.scope.name] = kinds.get(finding.scope.name, frozenset()) | {finding.scope.kind}
     return kinds

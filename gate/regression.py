@@ -1,7 +1,8 @@
 """A report against an earlier one: the same cells, compared one by one."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from gate.damage import describe_non_finite
 from gate.matching import asked_limits, is_same_size
@@ -51,20 +52,28 @@ def _find_obstacles(report: Report, before: Report) -> Iterator[str]:
     search, earlier = read_search(report), read_search(before)
     if METHOD_RANK.get(str(search.get("method")), -1) < METHOD_RANK.get(str(earlier.get("method")), -1):
         yield "The baseline was searched with a stronger method, so more damage may be there now than was found. Use the same."
-    elif int(search.get("budget_passes") or 0) < int(earlier.get("budget_passes") or 0):
+    elif _read_budget(search) < _read_budget(earlier):
         yield "The baseline was searched with a larger budget, so more damage may be there now than was found. Use the same."
 
 
+def _read_budget(search: dict[str, Any]) -> int:
+    budget = search.get("budget_passes")
+    return budget if isinstance(budget, int) else 0
+
+
 def _find_pairs(report: Report, before: Report) -> list[Pair]:
-    return [Pair(now, then) for now in report.findings if (then := _find_counterpart(now, before)) is not None]
+    earlier: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in before.findings:
+        earlier[finding.scope.kind, finding.scope.name].append(finding)
+    candidates = ((now, earlier[now.scope.kind, now.scope.name]) for now in report.findings)
+    return [Pair(now, then) for now, others in candidates if (then := _find_counterpart(now, others)) is not None]
 
 
-def _find_counterpart(finding: Finding, before: Report) -> Finding | None:
-    """Return the baseline's finding for the same scope name and set."""
-    for other in before.findings:
+def _find_counterpart(finding: Finding, others: Sequence[Finding]) -> Finding | None:
+    """Return the one of the same scope's earlier findings that has the same set."""
+    for other in others:
         if (
-            (other.scope.kind, other.scope.name, other.set.scale) == (finding.scope.kind, finding.scope.name, finding.set.scale)
-            and norm_value(other.set.norm) == norm_value(finding.set.norm)
+            (norm_value(other.set.norm), other.set.scale) == (norm_value(finding.set.norm), finding.set.scale)
             and is_same_size(other.set.epsilon, finding.set.epsilon)
             and asked_limits(other) & asked_limits(finding)
         ):

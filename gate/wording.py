@@ -82,8 +82,9 @@ def show_norm(norm: Any) -> str:
     """Return the p of a norm as it is written in a request."""
     if norm == math.inf:
         return "inf"
-    return show_number(norm) if isinstance(norm, int | float) else clean_text(str(norm), MAX_NAME)
+    return _show_any(norm)
 
 
 def _show_any(value: Any) -> str:
-    return show_number(value) if isinstance(value, int | float) else "unknown size"
+    """Return a value that the report's contract leaves open: a number as numbers are shown, anything else as text."""
+    return show_number(value) if isinstance(value, float) else clean_text(str(value), MAX_NAME)

@@ -219,6 +219,37 @@ def test_every_part_says_in_sentences_what_it_found(asked: list[Any], found: lis
     assert verdict.outcome == max((one.outcome for one in verdict.conditions), key=RANK.__getitem__)
 
 
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.just(10**400)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["norm", "epsilon", "name", "x"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@PROPERTY
+@given(JSON, JSON, JSON, JSON)
+def test_every_report_that_parses_gets_a_verdict(scopes: Any, sets: Any, search: Any, value: Any) -> None:
+    """The contract leaves parts of a report open, and reports are posted by strangers."""
+    document = build_document()
+    document["request"] |= {"scopes": scopes, "sets": sets, "search": search, "objective": value}
+    document["breaking_points"][0] |= {"limit": {"metric": value, "drop": value}, "set": {"norm": value, "scale": value}}
+    report = Report.model_validate(document)
+    policy = build_policy(
+        {"where": {"norm": 2}, "require": {"breaking_point_at_least": 0.01}},
+        {"require": {"breaking_point_at_least": 0.01}},
+        requires={"search": {"method": "first_order", "budget_passes_at_least": 1}},
+        regression={"loss_change_ratio_at_most": 2},
+    )
+    assert evaluate(policy, report, REPORT_SHA256, TODAY, (report, REPORT_SHA256)).outcome in RANK
+
+
 def test_the_verdict_names_what_it_is_about() -> None:
     policy = build_policy({"require": {"loss_change_at_most": 5}})
     verdict = judge(policy)
