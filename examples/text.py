@@ -22,9 +22,9 @@ _RULERS = re.compile(r"([*=~^+|.-])\1{2,}")
 
 
 def encode_text(text: str) -> Tensor:
-    """Return the codes of `text` as int64 [characters]: one space between words, no ruler lines, ASCII only.
+    r"""Return the codes of `text` as int64 [characters]: one space between words, no ruler lines, ASCII only.
 
-    >>> encode_text("if\\n   x:\\n====")
+    >>> encode_text("if\n   x:\n====")
     tensor([73, 70,  0, 88, 26])
     """
     plain = " ".join(_RULERS.sub(" ", text).split())

@@ -58,7 +58,7 @@ def compute_gradient(network: nn.Module, batch: Examples) -> None:
     """Leave the gradient of the mean cross-entropy per label in each weight's `grad`."""
     network.zero_grad()
     logits = network(batch.inputs)
-    cross_entropy(logits.flatten(0, -2), batch.labels.flatten()).backward()  # type: ignore[no-untyped-call]
+    cross_entropy(logits.flatten(0, -2), batch.labels.flatten()).backward()
 
 
 def compute_resistant_gradient(network: nn.Module, batch: Examples, alpha: float, epsilon: float) -> None:
@@ -75,7 +75,7 @@ def compute_resistant_gradient(network: nn.Module, batch: Examples, alpha: float
     length = torch.linalg.vector_norm(torch.cat([g.flatten() for g in clean]))
     with torch.no_grad():
         for weight, g in zip(weights, clean, strict=True):
-            weight += epsilon * g / length
+            weight.add_(epsilon * g / length)
     compute_gradient(network, batch)
     # From a kept copy: w + a - a is not w in floating point. It restores BatchNorm's statistics too, which only the
     # clean pass may move.
