@@ -49,7 +49,7 @@ agree: $(VENV)/.installed-dev ## the largest difference to the plain script's nu
 	@$(BIN)/python -m benchmarks.compare $(ARGS)
 
 parity: $(VENV)/.installed-dev ## how close the interpreter is on 17 architectures
-	@$(BIN)/python -m tests.worker.engine.models.parity $(ARGS)
+	@$(BIN)/python -m benchmarks.parity $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## kill workers and the store at random, count the reports
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
