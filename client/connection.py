@@ -1,9 +1,9 @@
 """Finds the server that a command speaks with: the one that was named, the one that runs here, or one for the call."""
 
 import contextlib
-import fcntl
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,9 @@ from client.api import Client
 from client.embedded import run_service
 from client.errors import BadUsage
 from schemas.errors import Fault
+
+if sys.platform != "win32":
+    import fcntl
 
 LOCK_NAME = "standalone.lock"
 UP_FOLDER = "faultline-data"
@@ -69,6 +72,8 @@ def connect(where: Where, tell: Callable[[str], None], *, may_start: bool) -> It
 
 def _find_running(folder: Path) -> str | None:
     """Return the address of the service that holds the folder."""
+    if sys.platform == "win32":  # services do not run there, clients do
+        return None
     try:
         descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # no service ever ran here
