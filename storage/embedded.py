@@ -24,7 +24,7 @@ from storage.urls import make_broker_url
 
 SERVERS: Final = ("valkey-server", "redis-server")
 LOCK: Final = "server.lock"
-LOCK_WAIT_S: Final = 1.0
+LOCK_WAIT_S: Final = 3.0
 """A killed server's child that rewrites the log may hold the lock for a moment longer."""
 FAILED, REFUSED = 2, 3
 
@@ -103,7 +103,7 @@ def run_server(store: EmbeddedStore) -> None:
     os.execv(store.server, store.server_command)  # noqa: S606 - becoming the server is the point
 
 
-def hold_folder(data_dir: Path) -> int:
+def hold_folder(data_dir: Path, wait_s: float = LOCK_WAIT_S) -> int:
     """Return a descriptor that holds the folder for as long as it is open.
 
     Raises:
@@ -111,7 +111,7 @@ def hold_folder(data_dir: Path) -> int:
 
     """
     descriptor = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -68,7 +68,7 @@ def test_a_second_server_on_the_same_folder_is_refused_with_the_firsts_pid(share
 def test_the_folder_is_free_as_soon_as_its_holder_is_dead(tmp_path: Path) -> None:
     with running_valkey(tmp_path) as server:
         with pytest.raises(Conflict):
-            hold_folder(server.store.data_dir)
+            hold_folder(server.store.data_dir, wait_s=0)
         server.kill()
         os.close(hold_folder(server.store.data_dir))
         server.start()
