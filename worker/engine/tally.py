@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_stat_scores
 
 from worker.engine.objective import HIGHER_IS_BETTER, Objective
 
@@ -40,8 +39,8 @@ def compute_drop(metric: str, clean: float, value: float | None) -> float | None
 class Tally:
     """Collects outputs and targets; `outcome()` gives the loss and metrics over all of them.
 
-    Outputs are buffered until a few thousand labels are there, so that one call of the loss and of the
-    metrics library serves many batches. A non-finite example counts as wrong.
+    Outputs are buffered until a few thousand labels are there, so that one call of the loss serves
+    many batches. A non-finite example counts as wrong.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -89,17 +88,12 @@ class Tally:
     def _count_correct(self, output: Tensor, target: Tensor, judged: Tensor, top: int) -> Tensor:
         if not self._objective.has_classes:
             return (((output > 0) == (target > 0.5)) & judged).sum()
-        classes = output.shape[-1]
-        scores = multiclass_stat_scores(
-            output.flatten(0, -2),
-            torch.where(judged, target, -1).flatten(),
-            num_classes=classes,
-            average="micro",
-            top_k=min(top, classes),
-            ignore_index=-1,
-            validate_args=False,
-        )
-        return scores[0]
+        if top == 1:
+            right = output.argmax(-1) == target
+        else:
+            best = output.topk(min(top, output.shape[-1]), -1).indices
+            right = (best == target.unsqueeze(-1)).any(-1)
+        return (right & judged).sum()
 
 
 def _derive_metric(name: str, loss: float | None, shares: dict[int, float | None]) -> float | None:
