@@ -95,7 +95,9 @@ class NormSet(Input):
 
     norm: Norm
     epsilon: Annotated[tuple[PositiveFloat, ...], Field(min_length=1, max_length=64), AfterValidator(_check_unique)]
-    max_corrupted: Annotated[tuple[Corruptible | None, ...], Field(min_length=1, max_length=64), AfterValidator(_check_unique)] = (None,)
+    max_corrupted: Annotated[
+        tuple[Corruptible | None, ...], Field(min_length=1, max_length=64), AfterValidator(_check_unique)
+    ] = (None,)
     scale: Literal["absolute"] = "absolute"
 
 
@@ -172,7 +174,9 @@ class AuditRequest(Input):
     breaking_points: Annotated[tuple[BreakingPointRequest, ...], Field(max_length=16)] | None = None
     policy: Policy | None = None
     fresh: bool = False
-    labels: Annotated[dict[Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = {}
+    labels: Annotated[
+        dict[Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]], Field(max_length=64)
+    ] = {}
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
