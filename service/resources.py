@@ -14,7 +14,7 @@ from fastapi import Depends, FastAPI, Request
 from service.settings import Settings
 from storage.artifacts import ArtifactStore, FileArtifactStore
 from storage.connection import connect_async
-from storage.doorbell import Doorbell
+from storage.doorbell import Doorbell, name_queue
 from storage.queue import JobQueue
 
 
@@ -35,7 +35,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     artifacts = FileArtifactStore(settings.data_dir / "artifacts")
     redis = connect_async(settings.redis_url)
     queue = JobQueue(redis)
-    doorbell = Doorbell(settings.redis_url)
+    doorbell = Doorbell(settings.redis_url, queue=name_queue(settings.device))
     draining = asyncio.Event()
     try:
         with _watch_for_stop(draining):

@@ -1,7 +1,7 @@
 """The API's settings: one class, read from the environment, every problem told at once."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -41,6 +41,9 @@ class Settings(BaseSettings):
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8321
     """Port to listen on; 0 takes a free one and the ready line says which."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Class of device that the workers audit on; it names the queue whose doorbell rings, so give workers the same."""
 
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4096 * MIB
     """Largest artifact."""

@@ -11,10 +11,20 @@ from storage.urls import make_broker_url
 logger = logging.getLogger("faultline.storage")
 
 TASK_NAME: Final = "faultline.run_audit"
-DEFAULT_QUEUE: Final = "faultline.cpu"
-"""Queues are named after the class of device that serves them."""
 SOCKET_TIMEOUT_S: Final = 2.0
 RETRY_POLICY: Final = {"max_retries": 2, "interval_start": 0.0, "interval_step": 0.1, "interval_max": 0.2}
+
+
+def name_queue(device: str) -> str:
+    """Return the queue of the workers with this class of device.
+
+    >>> name_queue("cpu")
+    'faultline.cpu'
+    """
+    return f"faultline.{device}"
+
+
+DEFAULT_QUEUE: Final = name_queue("cpu")
 
 
 class Doorbell:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import Fault, InvalidRequest
+from storage.doorbell import name_queue
 from storage.urls import check_redis_url
 
 MIB = 2**20
@@ -50,7 +51,7 @@ class WorkerSettings(BaseSettings):
     @property
     def queue(self) -> str:
         """The Celery queue of this worker's device class."""
-        return f"faultline.{self.device}"
+        return name_queue(self.device)
 
     @property
     def memory_bytes(self) -> int:
