@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
@@ -32,9 +32,12 @@ SAID_ONCE = {"schema_version"}
 
 
 @cache
+def read_page(name: str) -> str:
+    return (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
+
+
 def read_section(title: str) -> str:
-    text = (ROOT / "docs/contract.md").read_text(encoding="utf-8")
-    found = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", read_page("contract"), re.MULTILINE | re.DOTALL)
     assert found is not None, title
     return found[1]
 
@@ -45,6 +48,25 @@ def find_models(annotation: object) -> Iterator[type[BaseModel]]:
         yield annotation
     for part in get_args(annotation):
         yield from find_models(part)
+
+
+def find_literals(annotation: object) -> Iterator[str]:
+    """Yield the words that an annotation allows."""
+    for part in get_args(annotation):
+        if get_origin(annotation) is Literal and isinstance(part, str):
+            yield part
+        yield from find_literals(part)
+
+
+def find_choices(model: type[BaseModel]) -> set[str]:
+    """Return every word that a field of a document can hold, at any depth."""
+    words: set[str] = set()
+    for field in model.model_fields.values():
+        words |= set(find_literals(field.annotation))
+        for inner in find_models(field.annotation):
+            if inner not in SECTIONS:
+                words |= find_choices(inner)
+    return words
 
 
 def find_fields(model: type[BaseModel]) -> set[str]:
@@ -62,6 +84,12 @@ def find_fields(model: type[BaseModel]) -> set[str]:
 def test_every_field_is_documented(model: type[BaseModel]) -> None:
     words = set(re.findall(r"[A-Za-z_0-9]+", read_section(SECTIONS[model])))
     assert find_fields(model) - SAID_ONCE - words == set()
+
+
+@pytest.mark.parametrize("model", SECTIONS)
+def test_every_word_that_a_field_can_hold_is_documented(model: type[BaseModel]) -> None:
+    words = set(re.findall(r"[A-Za-z_0-9]+", read_page("contract") + read_page("method")))
+    assert find_choices(model) - words == set()
 
 
 @pytest.mark.parametrize(("title", "model"), [("Request", AuditRequest), ("Policy", Policy)])
