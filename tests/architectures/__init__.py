@@ -5,13 +5,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tests.architectures.architecture import Architecture, OutputKind, randomise
+from tests.architectures.architecture import Architecture, OutputKind, make_distinct, randomise
 from tests.architectures.convolutional import ConvNeXt, EfficientNet, MobileNetV3, ResidualCNN, ResNet18, UNet
 from tests.architectures.language import GPT2, Bert, Llama, T5Encoder, TransformerClassifier
 from tests.architectures.simple import GRULanguageModel, LSTMClassifier, Perceptron, TwoInTwoOut
 from tests.architectures.vision_transformers import Swin, ViT
 
-__all__ = ["ARCHITECTURES", "Architecture", "OutputKind", "randomise"]
+__all__ = ["ARCHITECTURES", "Architecture", "OutputKind", "make_distinct", "randomise"]
 
 
 def _floats(batch: int, shape: tuple[int, ...]) -> dict[str, Tensor]:

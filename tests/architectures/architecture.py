@@ -32,11 +32,12 @@ class Architecture:
         return tuple(self.make_example(1))
 
     def build(self, seed: int = 0) -> nn.Module:
-        """Return the network in eval mode with seeded weights; no two parameters hold equal values."""
+        """Return the network in eval mode with seeded weights, no two of which are equal."""
         generator_state = torch.get_rng_state()
         torch.manual_seed(seed)
         model = self.construct()
         randomise(model)
+        make_distinct(model)
         torch.set_rng_state(generator_state)
         return model.eval()
 
@@ -59,3 +60,15 @@ def randomise(model: nn.Module) -> None:
                 buffer.copy_(0.2 * torch.randn_like(buffer))
             if name.endswith("running_var"):
                 buffer.copy_(0.5 + torch.rand_like(buffer))
+
+
+def make_distinct(model: nn.Module) -> None:
+    """Move weights that are equal apart, to neighbouring numbers, so that an entry of a file tells which weight it is."""
+    parameters = list(model.parameters())
+    values, order = torch.cat([parameter.detach().flatten() for parameter in parameters]).sort()
+    while (equal := values[1:] <= values[:-1]).any():
+        values[1:] = torch.where(equal, torch.nextafter(values[:-1], torch.tensor(torch.inf)), values[1:])
+    distinct = torch.empty_like(values).index_copy_(0, order, values)
+    with torch.no_grad():
+        for parameter, piece in zip(parameters, distinct.split([parameter.numel() for parameter in parameters]), strict=True):
+            parameter.copy_(piece.view_as(parameter))

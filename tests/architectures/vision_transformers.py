@@ -88,6 +88,7 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, size: int, window: int, shift: int) -> None:
         super().__init__()
         self.heads, self.size, self.window, self.shift = heads, size, window, shift
+        self.scale = (width // heads) ** -0.5
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.relative_bias = nn.Parameter(0.1 * torch.randn((2 * window - 1) ** 2, heads))
@@ -95,6 +96,11 @@ class WindowAttention(nn.Module):
         windows = (size // window) ** 2
         mask = mask_shifted_windows(size, window, shift) if shift else torch.zeros(windows, window**2, window**2)
         self.register_buffer("mask", mask)
+
+    def expand_bias(self) -> Tensor:
+        """[1, heads, window^2, window^2]: the table's entry of every pair; a frozen file stores this instead of the table."""
+        area = self.window * self.window
+        return self.relative_bias[self.relative_index.view(-1)].view(area, area, self.heads).permute(2, 0, 1).unsqueeze(0)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
@@ -107,9 +113,8 @@ class WindowAttention(nn.Module):
         tokens = x.reshape(batch * rows * columns, area, channels)
         qkv = self.qkv(tokens).view(-1, area, 3, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = qkv[0], qkv[1], qkv[2]
-        scores = (query * (channels // self.heads) ** -0.5) @ key.transpose(-2, -1)
-        bias = self.relative_bias[self.relative_index.view(-1)].view(area, area, self.heads).permute(2, 0, 1)
-        scores = scores + bias.unsqueeze(0)
+        scores = (query * self.scale) @ key.transpose(-2, -1)
+        scores = scores + self.expand_bias()
         scores = scores.view(batch, rows * columns, self.heads, area, area) + self.mask.unsqueeze(1).unsqueeze(0)
         weights = functional.softmax(scores.view(-1, self.heads, area, area), dim=-1)
         mixed = self.proj((weights @ value).transpose(1, 2).reshape(-1, area, channels))

@@ -51,6 +51,7 @@ class Importer:
         self.prelude: list[Draft] = []
         self.unsupported: Counter[str] = Counter()
         self.training: list[str] = []
+        self.reads_training_mode = False
         self.containers: set[str] = set()
         self._module = module
         self._constant_names = name_constants(graph)
@@ -130,7 +131,7 @@ class Importer:
         self.slots[value.debugName()] = Named(name)
         return name
 
-    def _take_attribute(self, node: Any, _drafts: list[Draft]) -> None:
+    def _take_attribute(self, node: Any, drafts: list[Draft]) -> None:
         value = node.output()
         owner = self.slots[node.input().debugName()]
         if not isinstance(owner, Owner):
@@ -139,16 +140,29 @@ class Importer:
         name = node.s("name")
         path = f"{owner.path}.{name}" if owner.path else name
         content = owner.target.getattr(name)
+        self.reads_training_mode |= name == "training"
         if isinstance(content, torch.ScriptObject | torch._C.ScriptModule):  # noqa: SLF001 - the type of submodules
             self.slots[value.debugName()] = Owner(content, path)
         elif isinstance(content, Tensor):
-            stored = self.state.find_name(content.detach())
-            if stored is None:
-                self.state.add_attribute(path, content.detach(), is_parameter=False)
-                stored = path
-            self.slots[value.debugName()] = Named(self._follow(stored))
+            self.slots[value.debugName()] = Named(self._find_stored(path, content))
+        elif isinstance(content, list | tuple) and content and all(isinstance(part, Tensor) for part in content):
+            # nn.LSTM keeps its parameters in a list as well, and scripted files read them from there.
+            names = [self._find_stored(f"{path}.{position}", part) for position, part in enumerate(content)]
+            draft = self._emit(node, drafts, make_list if isinstance(content, list) else make_tuple, names)
+            draft.aliases = [(stored, draft.outputs[0]) for stored in names]
+            self.slots[value.debugName()] = Named(draft.outputs[0], tuple(map(Named, names)))
         else:
             self.slots[value.debugName()] = Known(content)
+
+    def _find_stored(self, path: str, tensor: Tensor) -> str:
+        stored = self.state.find_name(tensor.detach())
+        if stored is None:
+            faults = check_dense(path, tensor)
+            if faults:
+                raise ModelRefused(*faults)
+            self.state.add_attribute(path, tensor.detach(), is_parameter=False)
+            stored = path
+        return self._follow(stored)
 
     def _follow(self, name: str) -> str:
         # Program.to leaves small integer tensors on the CPU, for shape arithmetic; here they index tensors on the device.

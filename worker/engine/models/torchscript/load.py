@@ -1,6 +1,7 @@
 """Load a TorchScript file as a program, and run the file itself for comparison."""
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from worker.engine.models.program import InputSpec, Program
 from worker.engine.models.torchscript.classify import Classifier
 from worker.engine.models.torchscript.draft import Draft, drop_dead, finish
 from worker.engine.models.torchscript.importer import Importer
-from worker.engine.models.torchscript.mutation import remove_mutation
+from worker.engine.models.torchscript.mutation import describe_state_change, remove_mutation
 from worker.engine.models.torchscript.operators import DEVICE
 from worker.engine.models.torchscript.scan import scan_archive
 from worker.engine.models.torchscript.signature import draft_outputs, flatten_result, read_inputs
@@ -54,18 +55,27 @@ def run_reference(path: Path, inputs: dict[str, Tensor], threads: int) -> dict[s
     Returns:
         The outputs by name.
     """
-    module = open_module(path)
-    import_module(module)
+    opened = open_module(path)
+    import_module(opened)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with torch.no_grad():
-            return dict(flatten_result(module(**inputs)))
+            return dict(flatten_result(opened.module(**inputs)))
     finally:
         torch.set_num_threads(before)
 
 
-def open_module(path: Path) -> Any:
+@dataclass(frozen=True)
+class Opened:
+    """A loaded module, in eval mode, and what its file says of it."""
+
+    module: Any
+    archive_version: str
+    saved_in_training: bool
+
+
+def open_module(path: Path) -> Opened:
     """Scan the archive, then let TorchScript load it, in eval mode.
 
     Args:
@@ -78,12 +88,12 @@ def open_module(path: Path) -> Any:
         ModelUnreadable: if TorchScript cannot read it.
         ModelRefused: if it has no forward.
     """
-    scan_archive(path)
+    version = scan_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(str(path), map_location="cpu")
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise ModelUnreadable(
             Fault("TorchScript cannot load the file", where=path.name, got=first_line, advice="save the model again")
@@ -96,12 +106,23 @@ def open_module(path: Path) -> Any:
                 advice="export a module with a forward, by torch.jit.trace or script",
             )
         )
-    return module.eval()
+    saved_in_training = any(getattr(part, "training", False) for part in module.modules())
+    return Opened(module.eval(), version, saved_in_training)
 
 
-def import_module(module: Any) -> Program:
-    """Return the program of a loaded module."""
-    graph = module.inlined_graph
+def import_module(opened: Opened) -> Program:
+    """Return the program of a loaded module.
+
+    Args:
+        opened: the module.
+
+    Returns:
+        The program.
+
+    Raises:
+        ModelRefused: if its forward writes into its own weights or buffers.
+    """
+    module, graph = opened.module, opened.module.inlined_graph
     itself, *values = graph.inputs()
     state = read_state(module)
     importer = Importer(module, graph, state)
@@ -111,11 +132,13 @@ def import_module(module: Any) -> Program:
     outputs = [name for value in graph.outputs() for name in draft_outputs(importer, value, drafts)]
     importer.check()
     stored = frozenset(state.weights) | _find_stored(state)
-    remove_mutation(drafts, outputs, {spec.name for spec in inputs}, stored, frozenset(importer.containers))
+    stateful = remove_mutation(drafts, outputs, {spec.name for spec in inputs}, stored, frozenset(importer.containers))
+    if stateful and not importer.training:  # a batch norm in training mode counts its batches: that is the reason to give
+        raise ModelRefused(describe_state_change(stateful))
     steps = _complete(importer, inputs, drafts, outputs)
     return Program(
         format="torchscript",
-        producer=f"pytorch {torch.__version__.partition('+')[0]}",
+        producer=f"pytorch, archive version {opened.archive_version}",
         opset=None,
         inputs=inputs,
         outputs=tuple(outputs),
@@ -125,6 +148,7 @@ def import_module(module: Any) -> Program:
         modules=state.modules,
         skipped=tuple(state.skipped),
         training=bool(importer.training),
+        saved_in_training=opened.saved_in_training and importer.reads_training_mode,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from schemas.errors import Fault, ModelRefused
+from schemas.errors import Fault
 from worker.engine.models.torchscript.aliases import Aliases
 from worker.engine.models.torchscript.allowlist import strip_in_place
 from worker.engine.models.torchscript.draft import Draft, DraftBlock, find_reads, walk_drafts
@@ -28,7 +28,7 @@ class Functional:
 
 def remove_mutation(
     drafts: list[Draft], outputs: list[str], inputs: set[str], state: frozenset[str], containers: frozenset[str]
-) -> None:
+) -> list[str]:
     """Rewrite every in-place draft that can be; those that cannot keep `writes`.
 
     `y = op_(x)` becomes `y = op(x)` with later uses of x renamed to y, if x was made in the same block and nothing that
@@ -41,21 +41,23 @@ def remove_mutation(
         state: the names of weights and stored constants.
         containers: the names of lists, tuples and dictionaries.
 
-    Raises:
-        ModelRefused: if the model writes into its own state, so that a call changes the next one.
+    Returns:
+        The names of the drafts that write into the state, so that one call changes the next.
     """
     rewriter = _Rewriter(Aliases(containers), state)
     rewriter.rewrite(DraftBlock(sorted(inputs), drafts, outputs), outer=set())
-    if rewriter.stateful:
-        raise ModelRefused(
-            Fault(
-                "the model writes into its own weights or buffers, so one call changes the next",
-                where=", ".join(rewriter.stateful[:5]),
-                expected="a forward that leaves the stored tensors as they are",
-                got=f"{len(rewriter.stateful)} in-place operators on stored tensors",
-                advice="call .eval() before tracing, or pass caches as inputs and outputs",
-            )
-        )
+    return rewriter.stateful
+
+
+def describe_state_change(stateful: list[str]) -> Fault:
+    """Return the fault of a model that is not a function of its inputs."""
+    return Fault(
+        "the model writes into its own weights or buffers, so one call changes the next",
+        where=", ".join(stateful[:5]),
+        expected="a forward that leaves the stored tensors as they are",
+        got=f"{len(stateful)} in-place operators on stored tensors",
+        advice="call .eval() before tracing, or pass caches as inputs and outputs",
+    )
 
 
 class _Rewriter:

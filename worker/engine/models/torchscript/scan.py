@@ -7,6 +7,7 @@ handed to TorchScript before every entry of the archive has been read here, agai
 
 import stat
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,14 @@ MAX_PICKLE_BYTES = 256 * 2**20
 EXPORT_ADVICE = "export the model with torch.jit.trace or torch.jit.script and save it with torch.jit.save, or export it to ONNX"
 
 
-def scan_archive(path: Path) -> None:
+def scan_archive(path: Path) -> str:
     """Check that a file is a TorchScript archive which does nothing when it is loaded.
 
     Args:
         path: the file.
+
+    Returns:
+        The version of the archive's format, by which the file tells who wrote it.
 
     Raises:
         ModelUnreadable: if it is no zip archive, or a damaged one.
@@ -44,7 +48,8 @@ def scan_archive(path: Path) -> None:
                 raise ModelRefused(*faults)
             check_layout(archive, path.name)
             check_contents(archive)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, UnicodeDecodeError) as error:
+            return read_version(archive)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError) as error:
         raise ModelUnreadable(
             Fault(
                 "the archive is damaged",
@@ -158,6 +163,17 @@ def check_layout(archive: zipfile.ZipFile, name: str) -> None:
                 advice=EXPORT_ADVICE,
             )
         )
+
+
+def read_version(archive: zipfile.ZipFile) -> str:
+    """Return the archive's format version, or `unknown` where it is not a plain number."""
+    (record,) = [entry for entry in archive.infolist() if entry.filename.partition("/")[2] in {"version", ".data/version"}][
+        :1
+    ] or [None]
+    if record is None or record.file_size > 8:
+        return "unknown"
+    text = archive.read(record).decode("ascii", "replace").strip()
+    return text if text.isdecimal() else "unknown"
 
 
 def check_contents(archive: zipfile.ZipFile) -> None:

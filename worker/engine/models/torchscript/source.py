@@ -63,7 +63,7 @@ def check_sources(sources: Sequence[Source]) -> Iterator[FaultlineError]:
     """Yield the errors of all files together: at most one refusal and one list of unsupported operators."""
     faults: list[Fault] = []
     unknown: Counter[str] = Counter()
-    trees: list[tuple[str, ast.Module]] = []
+    trees: list[tuple[str, list[ast.AST]]] = []
     if sum(len(source.text) for source in sources) > MAX_SOURCE_CHARACTERS:
         faults.append(
             Fault("the archive's code is too long", where="code/", expected=f"at most {MAX_SOURCE_CHARACTERS} characters")
@@ -71,16 +71,17 @@ def check_sources(sources: Sequence[Source]) -> Iterator[FaultlineError]:
         sources = []
     for source in sources:
         try:
-            trees.append((source.place, ast.parse(source.text)))
+            nodes, depth = walk_levels(ast.parse(source.text))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             faults.append(Fault("a source file cannot be parsed", where=source.place, got=str(error)))
-    defined = {node.name for _, tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    for place, tree in trees:
-        if measure_depth(tree) > MAX_DEPTH:
-            faults.append(Fault("a source file is nested too deeply", where=place, expected=f"at most {MAX_DEPTH} levels"))
             continue
+        trees.append((source.place, nodes))
+        if depth > MAX_DEPTH:
+            faults.append(Fault("a source file is nested too deeply", where=source.place, expected=f"at most {MAX_DEPTH} levels"))
+    defined = {node.name for _, nodes in trees for node in nodes if isinstance(node, ast.FunctionDef)}
+    for place, nodes in trees:
         checker = _Checker(place, defined)
-        checker.check(tree)
+        checker.check(nodes)
         faults += checker.faults
         unknown += checker.unknown
     if faults:
@@ -94,13 +95,14 @@ def check_sources(sources: Sequence[Source]) -> Iterator[FaultlineError]:
         )
 
 
-def measure_depth(tree: ast.AST) -> int:
-    """Return how deeply a syntax tree is nested, without recursion."""
-    level, depth = [tree], 0
+def walk_levels(tree: ast.AST) -> tuple[list[ast.AST], int]:
+    """Return every node of a syntax tree, outer ones first, and how deeply it is nested; without recursion."""
+    level, depth, nodes = [tree], 0, [tree]
     while level:
         level = [child for node in level for child in ast.iter_child_nodes(node)]
+        nodes += level
         depth += 1
-    return depth
+    return nodes, depth
 
 
 class _Checker:
@@ -112,10 +114,10 @@ class _Checker:
         self._place = place
         self._defined = defined
 
-    def check(self, tree: ast.Module) -> None:
-        """Go over every node of the file."""
+    def check(self, nodes: Sequence[ast.AST]) -> None:
+        """Go over every node of the file, outer ones first."""
         inner: set[int] = set()
-        for node in ast.walk(tree):
+        for node in nodes:
             if not isinstance(node, NODES):
                 self._refuse(node, f"code holds a {type(node).__name__}, which TorchScript does not write")
             elif isinstance(node, ast.FunctionDef) and (node.name in DANGEROUS or node.decorator_list):
