@@ -167,13 +167,11 @@ def check_layout(archive: zipfile.ZipFile, name: str) -> None:
 
 def read_version(archive: zipfile.ZipFile) -> str:
     """Return the archive's format version, or `unknown` where it is not a plain number."""
-    (record,) = [entry for entry in archive.infolist() if entry.filename.partition("/")[2] in {"version", ".data/version"}][
-        :1
-    ] or [None]
-    if record is None or record.file_size > 8:
-        return "unknown"
-    text = archive.read(record).decode("ascii", "replace").strip()
-    return text if text.isdecimal() else "unknown"
+    for entry in archive.infolist():
+        if entry.filename.partition("/")[2] in {"version", ".data/version"} and entry.file_size <= 8:
+            text = archive.read(entry).decode("ascii", "replace").strip()
+            return text if text.isdecimal() else "unknown"
+    return "unknown"
 
 
 def check_contents(archive: zipfile.ZipFile) -> None:
