@@ -114,9 +114,7 @@ VALUE_SHAPED = split_names(
 
 SHAPE_QUERIES = split_names("""
 aten::size aten::dim aten::ndimension aten::len aten::numel aten::stride aten::is_floating_point aten::is_complex
-aten::is_signed aten::get_device aten::is_contiguous aten::element_size aten::is_nonzero_dim aten::sym_size prim::device
-prim::dtype prim::layout prim::shape prim::type prim::is_cuda prim::is_cpu prim::is_meta prim::is_sparse prim::is_quantized
-prim::is_mkldnn prim::is_nested prim::requires_grad prim::itemsize prim::nbytes
+aten::is_contiguous aten::element_size prim::device prim::dtype prim::type prim::is_cuda
 """)
 """Builtins whose result depends on a tensor's shape, dtype or place, never on its values."""
 

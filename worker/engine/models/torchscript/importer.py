@@ -98,7 +98,9 @@ class Importer:
         if isinstance(slot, Named):
             return slot.name
         if isinstance(slot, Stored):
-            return self._store(value, slot.tensor)
+            name = self.store(slot, value.debugName())
+            self.slots[value.debugName()] = Named(name)
+            return name
         if isinstance(slot, Owner):
             raise ModelRefused(
                 Fault(
@@ -115,21 +117,20 @@ class Importer:
         self.state.constants[name] = slot.value
         return name
 
+    def store(self, slot: Stored, label: str) -> str:
+        """Sort a constant tensor of the graph into the state; return the name under which steps find it."""
+        faults = check_dense(f"constant %{label}", slot.tensor)
+        if faults:
+            raise ModelRefused(*faults)
+        given = self._constant_names.get(label, ConstantName("constant", label))
+        return self._follow(self.state.add_constant(given.module, given.argument, slot.tensor))
+
     # Structure ----------------------------------------------------------------------------------------------------
 
     def _take_constant(self, node: Any, _drafts: list[Draft]) -> None:
         value = node.output()
         content = value.toIValue()
         self.slots[value.debugName()] = Stored(content.detach()) if isinstance(content, Tensor) else Known(content)
-
-    def _store(self, value: Any, tensor: Tensor) -> str:
-        faults = check_dense(f"constant %{value.debugName()}", tensor)
-        if faults:
-            raise ModelRefused(*faults)
-        given = self._constant_names.get(value.debugName(), ConstantName("constant", value.debugName()))
-        name = self._follow(self.state.add_constant(given.module, given.argument, tensor))
-        self.slots[value.debugName()] = Named(name)
-        return name
 
     def _take_attribute(self, node: Any, drafts: list[Draft]) -> None:
         value = node.output()
@@ -188,8 +189,13 @@ class Importer:
             self.slots[value.debugName()] = Named(f"%{value.debugName()}", slots)
             return
         self._emit(node, drafts, function, [self.read(given) for given in node.inputs()], contains=True)
-        if not written and node.kind() != "prim::DictConstruct":
+        if written:
+            return
+        if node.kind() != "prim::DictConstruct":
             self.slots[value.debugName()] = Named(f"%{value.debugName()}", slots)
+        elif all(isinstance(slot, Known) for slot in slots[0::2]):
+            keys = [str(slot.value) for slot in slots[0::2] if isinstance(slot, Known)]
+            self.slots[value.debugName()] = Named(f"%{value.debugName()}", entries=tuple(zip(keys, slots[1::2], strict=True)))
 
     def _unpack(self, node: Any, drafts: list[Draft]) -> None:
         parts = find_parts(self.slots[node.input().debugName()])

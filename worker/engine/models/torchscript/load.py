@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schemas.errors import Fault, ModelRefused, ModelUnreadable
+from schemas.errors import DataMismatch, Fault, ModelRefused, ModelUnreadable
 from worker.engine.models.program import InputSpec, Program
 from worker.engine.models.torchscript.classify import Classifier
 from worker.engine.models.torchscript.draft import Draft, drop_dead, finish
@@ -54,6 +54,9 @@ def run_reference(path: Path, inputs: dict[str, Tensor], threads: int) -> dict[s
 
     Returns:
         The outputs by name.
+
+    Raises:
+        DataMismatch: if the module fails on these inputs.
     """
     opened = open_module(path)
     import_module(opened)
@@ -62,6 +65,12 @@ def run_reference(path: Path, inputs: dict[str, Tensor], threads: int) -> dict[s
     try:
         with torch.no_grad():
             return dict(flatten_result(opened.module(**inputs)))
+    except RuntimeError as error:
+        last_line = str(error).strip().rpartition("\n")[2]
+        advice = "check the shapes and dtypes of the inputs; trace on the CPU if the file has a GPU baked in"
+        raise DataMismatch(
+            Fault("TorchScript cannot run the model on this data", where="forward", got=last_line, advice=advice)
+        ) from error
     finally:
         torch.set_num_threads(before)
 
@@ -129,8 +138,9 @@ def import_module(opened: Opened) -> Program:
     importer.slots[itself.debugName()] = Owner(module._c, "")  # noqa: SLF001 - reads attributes without Python wrappers
     inputs = read_inputs(importer, module.forward.schema.arguments[1:], values)
     drafts = importer.draft(graph.nodes())
-    outputs = [name for value in graph.outputs() for name in draft_outputs(importer, value, drafts)]
     importer.check()
+    (returned,) = graph.outputs()
+    outputs = draft_outputs(importer, importer.slots[returned.debugName()], returned.type(), drafts)
     stored = frozenset(state.weights) | _find_stored(state)
     stateful = remove_mutation(drafts, outputs, {spec.name for spec in inputs}, stored, frozenset(importer.containers))
     if stateful and not importer.training:  # a batch norm in training mode counts its batches: that is the reason to give

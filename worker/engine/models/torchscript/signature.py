@@ -8,9 +8,10 @@ from torch import Tensor
 
 from schemas.errors import Fault, ModelRefused
 from worker.engine.models.program import InputSpec
+from worker.engine.models.torchscript.builtins import unpack
 from worker.engine.models.torchscript.draft import Draft
 from worker.engine.models.torchscript.importer import Importer
-from worker.engine.models.torchscript.slots import Known, Named
+from worker.engine.models.torchscript.slots import SCALAR_TYPES, Known, Named, Owner, Slot, Stored, find_parts
 
 Path = tuple[str | int, ...]
 
@@ -38,12 +39,13 @@ def flatten_result(result: Any, path: Path = ()) -> Iterator[tuple[str, Tensor]]
             yield from flatten_result(value, (*path, key))
 
 
-def draft_outputs(importer: Importer, value: Any, drafts: list[Draft], path: Path = ()) -> list[str]:
+def draft_outputs(importer: Importer, slot: Slot, kind: Any, drafts: list[Draft], path: Path = ()) -> list[str]:
     """Append a step per output tensor, under its name.
 
     Args:
         importer: knows what each graph value is.
-        value: what the graph returns, or a part of it.
+        slot: what the graph returns, or a part of it.
+        kind: its TorchScript type.
         drafts: gets the steps.
         path: the place of the part in what is returned.
 
@@ -53,56 +55,45 @@ def draft_outputs(importer: Importer, value: Any, drafts: list[Draft], path: Pat
     Raises:
         ModelRefused: if the number of outputs is not known before the model runs.
     """
-    node, kind = value.node(), value.type().kind()
-    slot = importer.slots[value.debugName()]
-    if isinstance(slot, Known):
+    name = name_output(path)
+    if isinstance(slot, Known) or kind.kind() in SCALAR_TYPES:
         return []
-    if node.kind() == "prim::DictConstruct":
-        given = list(node.inputs())
-        keys = [importer.slots[key.debugName()] for key in given[0::2]]
-        parts = list(zip([str(key.value) for key in keys if isinstance(key, Known)], given[1::2], strict=True))
-        return [name for key, part in parts for name in draft_outputs(importer, part, drafts, (*path, key))]
-    if node.kind() in {"prim::TupleConstruct", "prim::ListConstruct"}:
-        named = zip(_find_fields(value), node.inputs(), strict=True)
-        return [name for key, part in named for name in draft_outputs(importer, part, drafts, (*path, key))]
-    if isinstance(slot, Named) and kind in {"TensorType", "OptionalType"}:
-        name = name_output(path)
-        drafts.append(Draft(name, "prim::output", _return, [slot.name], [name], aliases=[(slot.name, name)]))
-        return [name]
-    if isinstance(slot, Named) and kind == "TupleType":
-        return _draft_elements(importer, value, drafts, path)
-    if kind in {"IntType", "FloatType", "BoolType", "StringType", "NumberType"}:
-        return []
-    raise ModelRefused(
-        Fault(
-            "the outputs of the model are not known before it runs",
-            where=name_output(path),
-            expected="a tensor, or a tuple or dictionary that forward builds where it returns",
-            got=str(value.type()),
-            advice="wrap the model in a module that returns its tensors as a tuple",
+    parts = find_parts(slot)
+    if parts is None and isinstance(slot, Named) and kind.kind() == "TupleType":
+        parts = _draft_items(slot.name, len(kind.elements()), drafts)
+    if parts is not None:
+        kinds = kind.elements() if kind.kind() == "TupleType" else [kind.getElementType()] * len(parts)
+        fields = zip(_find_fields(kind, len(parts)), parts, kinds, strict=True)
+        return [made for key, part, inner in fields for made in draft_outputs(importer, part, inner, drafts, (*path, key))]
+    if isinstance(slot, Named) and slot.entries is not None:
+        inner = kind.getValueType()
+        return [made for key, part in slot.entries for made in draft_outputs(importer, part, inner, drafts, (*path, key))]
+    if kind.kind() not in {"TensorType", "OptionalType"} or isinstance(slot, Owner):
+        raise ModelRefused(
+            Fault(
+                "the outputs of the model are not known before it runs",
+                where=name,
+                expected="a tensor, or a tuple or dictionary that forward builds where it returns",
+                got=str(kind),
+                advice="wrap the model in a module that returns its tensors as a tuple",
+            )
         )
-    )
+    source = importer.store(slot, name) if isinstance(slot, Stored) else slot.name
+    drafts.append(Draft(name, "prim::output", _return, [source], [name], aliases=[(source, name)]))
+    return [name]
 
 
-def _draft_elements(importer: Importer, value: Any, drafts: list[Draft], path: Path) -> list[str]:
-    source = importer.read(value)
-    names: list[str] = []
-    for position, (key, element) in enumerate(zip(_find_fields(value), value.type().elements(), strict=True)):
-        if element.kind() == "TensorType":
-            name = name_output((*path, key))
-            drafts.append(Draft(name, "prim::output", lambda values, at: values[at], [source], [name], {"at": position}))
-            names.append(name)
-    return names
+def _draft_items(source: str, count: int, drafts: list[Draft]) -> tuple[Slot, ...]:
+    names = [f"{source}[{position}]" for position in range(count)]
+    aliases = [(source, name) for name in names]
+    drafts.append(Draft(f"{source} parts", "prim::TupleUnpack", unpack, [source], names, aliases=aliases))
+    return tuple(map(Named, names))
 
 
-def _find_fields(value: Any) -> Sequence[str | int]:
+def _find_fields(kind: Any, count: int) -> Sequence[str | int]:
     # A named tuple's type prints as NamedTuple(logits : Tensor, mask : Tensor).
-    text = value.type().str()
-    if text.startswith("NamedTuple("):
-        return re.findall(r"(?:\(|, )(\w+) : ", text)
-    if value.type().kind() == "TupleType":
-        return range(len(value.type().elements()))
-    return range(value.node().inputsSize())
+    text = kind.str()
+    return re.findall(r"(?:\(|, )(\w+) : ", text) if text.startswith("NamedTuple(") else range(count)
 
 
 def _return(value: Any) -> Any:

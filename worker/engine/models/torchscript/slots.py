@@ -21,10 +21,15 @@ class Known:
 
 @dataclass(frozen=True)
 class Named:
-    """A graph value that steps read by name; `items` are the parts of a tuple or list that is never written into."""
+    """A graph value that steps read by name.
+
+    items: the parts of a tuple or list that is never written into.
+    entries: the keys and values of such a dictionary.
+    """
 
     name: str
     items: tuple["Slot", ...] | None = None
+    entries: tuple[tuple[str, "Slot"], ...] | None = None
 
 
 @dataclass(frozen=True)

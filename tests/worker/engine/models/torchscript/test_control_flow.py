@@ -100,6 +100,23 @@ class Checking(nn.Module):
         return self.fc(x)
 
 
+class ChoosingOutputs(nn.Module):
+    """Returns from branches: one decided by a constant, one by the data."""
+
+    def __init__(self, *, detailed: bool) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.detailed = detailed
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        y = self.fc(x)
+        if not self.detailed:
+            return y, None, torch.ones(2)
+        if bool(x.sum() > 0):
+            return y, x, y
+        return -y, x, x
+
+
 class Variable(nn.Module):
     """The number of outputs depends on the input."""
 
@@ -168,3 +185,19 @@ def test_a_failed_check_of_the_model_is_a_data_error(import_model: Import) -> No
 def test_outputs_of_unknown_number_are_refused(import_model: Import) -> None:
     with pytest.raises(ModelRefused, match="outputs"):
         import_model(Variable())
+
+
+@pytest.mark.parametrize("detailed", [True, False])
+def test_outputs_may_be_chosen_in_branches(detailed: bool, save: Save) -> None:
+    path = save(ChoosingOutputs(detailed=detailed))
+    program = load_torchscript(path)
+    assert program.outputs == (("output_0", "output_1", "output_2") if detailed else ("output_0", "output_2"))
+    for sign in (1.0, -1.0):
+        inputs = {"x": sign * torch.ones(2, 3)}
+        torch.testing.assert_close(program.forward({}, inputs), run_reference(path, inputs, threads=1))
+
+
+def test_the_runtimes_own_failure_is_a_data_error(save: Save) -> None:
+    with pytest.raises(DataMismatch) as caught:
+        run_reference(save(Halving()), {"x": torch.ones(2, 5)}, threads=1)
+    assert "shapes" in caught.value.faults[0].got
