@@ -1,14 +1,16 @@
 """Mark the drafts whose shapes depend on values, so that nothing after them is cached by shape."""
 
+import torch
+
 from worker.engine.models.torchscript.allowlist import split_names
 from worker.engine.models.torchscript.draft import Draft, walk_drafts
 
-INTEGER_RESULTS = split_names("arange argmax argmin argsort floor_divide bucketize searchsorted randint randperm tril_indices")
+INTEGER_RESULTS = split_names("arange argmax argmin argsort bucketize searchsorted randint randperm tril_indices")
 """Operators whose result is an integer tensor, so that indexing with it has a shape that values do not change."""
 
 PASSING_ON = split_names("""
 view reshape expand expand_as unsqueeze squeeze select slice transpose permute flatten contiguous clone clamp add sub mul neg
-remainder stack cat repeat follow_device
+remainder stack cat repeat follow_device flip roll sort gather index index_select abs floor_divide to
 """)
 """Operators whose result is an integer tensor if their input is one."""
 
@@ -76,6 +78,8 @@ class Classifier:
         name = draft.operator.partition("::")[2]
         if name in INTEGER_RESULTS:
             return True
+        if name == "to" and isinstance(dtype := draft.attributes.get("dtype"), torch.dtype):
+            return not dtype.is_floating_point and not dtype.is_complex and dtype != torch.bool
         if name == "ListConstruct":
             return self.integer_names.issuperset(draft.inputs)
         return name in PASSING_ON and bool(draft.inputs) and draft.inputs[0] in self.integer_names

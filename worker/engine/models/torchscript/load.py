@@ -167,7 +167,7 @@ def _complete(importer: Importer, inputs: tuple[InputSpec, ...], drafts: list[Dr
     steps = drop_dead([place, *importer.prelude, *drafts], set(outputs))
     constants = importer.state.constants
     shapes = {name for name, value in constants.items() if not isinstance(value, Tensor) or value.dim() == 0}
-    integers = {name for name, value in constants.items() if isinstance(value, Tensor) and _is_integer(value)}
+    integers = {name for name, value in constants.items() if _is_integer_index(value)}
     Classifier(shapes - {spec.name for spec in inputs}, integers).mark(steps)
     return steps
 
@@ -176,8 +176,9 @@ def _find_stored(state: State) -> frozenset[str]:
     return frozenset(name for name, value in state.constants.items() if isinstance(value, Tensor | list | dict))
 
 
-def _is_integer(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() and tensor.dtype != torch.bool
+def _is_integer_index(value: Any) -> bool:
+    # None stands for a whole dimension among indices.
+    return value is None or (isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool)
 
 
 def _find_device(anchor: Tensor) -> torch.device:
