@@ -17,11 +17,11 @@ from worker.engine.models.onnx.names import Names
 from worker.engine.models.onnx.operators import TABLE
 from worker.engine.models.onnx.registry import NEWEST_OPSET, OLDEST_OPSET, Node, Operator, UncoveredError
 from worker.engine.models.onnx.scopes import read_scope
-from worker.engine.models.onnx.standard import NodeChecker, fill_attributes, plain_domain, read_opsets
+from worker.engine.models.onnx.standard import NodeChecker, fill_attributes, is_text, plain_domain, read_opsets
 from worker.engine.models.onnx.tensors import DTYPES, TensorError, name_dtype
 from worker.engine.models.program import OMITTED, Block, InputSpec, Step
 
-MAX_NODES = 200_000
+MAX_NODES = 100_000
 MAX_DEPTH = 32
 """Graphs inside graphs and functions inside functions."""
 
@@ -61,12 +61,13 @@ class Context:
     depth: int = 0
 
 
-def read_graph(model: ModelProto, reader: TensorReader) -> Graph:
+def read_graph(model: ModelProto, reader: TensorReader, max_nodes: int = MAX_NODES) -> Graph:
     """Read the model's main graph and everything inside it.
 
     Args:
         model: a parsed model.
         reader: reads its stored tensors.
+        max_nodes: the most nodes that are read, calls of functions counted with all that they stand for.
 
     Returns:
         Inputs, outputs, steps and stored tensors.
@@ -76,13 +77,14 @@ def read_graph(model: ModelProto, reader: TensorReader) -> Graph:
         ModelRefused: a stored tensor must not be read, or a limit is passed.
         UnsupportedOperator: operators outside the table.
     """
-    return _GraphReader(model, reader).read()
+    return _GraphReader(model, reader, max_nodes).read()
 
 
 class _GraphReader:
-    def __init__(self, model: ModelProto, reader: TensorReader) -> None:
+    def __init__(self, model: ModelProto, reader: TensorReader, max_nodes: int) -> None:
         self.model = model
         self.reader = reader
+        self.max_nodes = max_nodes
         self.faults = Faults()
         self.checker = NodeChecker(model.ir_version)
         self.graph = Graph()
@@ -98,8 +100,9 @@ class _GraphReader:
         if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
             expected = f"opset {OLDEST_OPSET} to {NEWEST_OPSET}"
             _refuse("the model's opset is outside the supported range", expected, str(opset), "export the model again within it")
-        taken = {name for node in proto.node for name in node.output} | {entry.name for entry in proto.input}
-        context = Context(Names(taken - {OMITTED}, main=True), opsets)
+        stored = {tensor.name for tensor in proto.initializer}
+        taken = stored | {entry.name for entry in proto.input} | {name for node in proto.node for name in node.output}
+        context = Context(Names(dict.fromkeys(taken - {OMITTED}, 1), main=True), opsets)
         self._read_initializers(proto, context)
         inputs = [self._read_input(entry, context) for entry in proto.input if entry.name not in context.names.known]
         self.graph.steps = self._read_nodes(proto.node, context)
@@ -115,7 +118,7 @@ class _GraphReader:
         self.faults.unreadable.append(Fault(what, where, expected, got, advice))
 
     def _find(self, name: str, context: Context, reader: str) -> str:
-        found = context.names.find(name)
+        found = context.names.find(name) if is_text(name) else None
         if found is None:
             self._complain(
                 f"{reader} reads a value that nothing computes", reader, "an input, a tensor or a node's output", repr(name)
@@ -123,6 +126,9 @@ class _GraphReader:
         return found or OMITTED
 
     def _define(self, name: str, context: Context, writer: str) -> str:
+        if not is_text(name):
+            self._complain(f"{writer} has a name that is no text", "/model", "UTF-8", repr(name))
+            return OMITTED
         unique = context.names.define(name)
         if unique is None:
             self._complain(f"{writer} writes a value a second time", writer, "each name written once", repr(name))
@@ -188,12 +194,15 @@ class _GraphReader:
         steps: list[Step] = []
         for node in nodes:
             self.nodes += 1
-            if self.nodes > MAX_NODES:
-                _refuse("the model has too many nodes", f"at most {MAX_NODES}", "more", "split the model")
+            if self.nodes > self.max_nodes:
+                _refuse("the model has too many nodes", f"at most {self.max_nodes}", "more", "split the model")
             steps += self._read_node(node, context)
         return tuple(steps)
 
     def _read_node(self, node: NodeProto, context: Context) -> Sequence[Step]:
+        if not is_text(node.name, node.op_type, node.domain, *(entry.name for entry in node.attribute)):
+            self._complain("a node has a name that is no text", "/model", "UTF-8", repr((node.name, node.op_type, node.domain)))
+            return ()
         filled = fill_attributes(node, context.attributes)
         domain = plain_domain(node.domain)
         function = self.functions.get((domain, node.op_type, node.overload))
@@ -256,6 +265,11 @@ class _GraphReader:
                 steps = (self._build_step(name, node, operator, inputs, context),)
         except UncoveredError as error:
             self.faults.add_missing(Missing(domain, node.op_type, opset, str(error)), name)
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            got = f"{type(error).__name__}: {error}"
+            self._complain(
+                f"node {name} has impossible attributes", f"node {name}", f"{node.op_type} as its domain defines it", got
+            )
         outputs = tuple(self._define(entry, context, f"node {name}") for entry in node.output)
         return tuple(replace(step, outputs=outputs) for step in steps)
 

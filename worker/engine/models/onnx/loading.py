@@ -9,7 +9,7 @@ from worker.engine.models.onnx.exporter import read_exporter
 from worker.engine.models.onnx.graph import read_graph
 from worker.engine.models.onnx.modules import find_modules
 from worker.engine.models.onnx.passes import drop_aliases, drop_unread, fold_integers, list_numbers, mark_dynamic
-from worker.engine.models.onnx.standard import read_opsets
+from worker.engine.models.onnx.standard import is_text, read_opsets
 from worker.engine.models.onnx.uses import Uses
 from worker.engine.models.onnx.weights import find_skipped
 from worker.engine.models.program import Program, Step, walk_steps
@@ -41,7 +41,7 @@ def load_onnx(path: Path) -> Program:
     steps = mark_dynamic(drop_unread(steps, graph.outputs), graph.operators, {*constants, *lists, *folded})
     return Program(
         format="onnx",
-        producer=" ".join(part for part in (model.producer_name, model.producer_version) if part),
+        producer=" ".join(part for part in (model.producer_name, model.producer_version) if part and is_text(part)),
         opset=read_opsets(model.opset_import).get(""),
         inputs=graph.inputs,
         outputs=graph.outputs,

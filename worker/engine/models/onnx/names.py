@@ -9,10 +9,11 @@ from worker.engine.models.program import OMITTED
 class Names:
     """The names one graph defines; what it does not define is looked up in the graph around it.
 
-    `taken` is shared by all graphs of a program. The main graph's names are in it from the start and stay as they are.
+    `taken` is shared by all graphs of a program: every name in use, with how many variants of it were made. The main
+    graph's names are in it from the start and stay as they are.
     """
 
-    taken: set[str]
+    taken: dict[str, int]
     outer: "Names | None" = None
     main: bool = False
     known: dict[str, str] = field(default_factory=dict)
@@ -23,11 +24,11 @@ class Names:
             return OMITTED
         if name in self.known:
             return None
-        unique, n = name, 1
+        unique = name
         while not self.main and unique in self.taken:
-            n += 1
-            unique = f"{name}#{n}"
-        self.taken.add(unique)
+            self.taken[name] += 1
+            unique = f"{name}#{self.taken[name]}"
+        self.taken[unique] = 1
         self.known[name] = unique
         return unique
 

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from schemas.errors import Fault, ModelRefused
 
-ERRORS = (runtime.Fail, runtime.InvalidGraph, runtime.InvalidArgument, runtime.NotImplemented, runtime.RuntimeException)
+ERRORS = (
+    runtime.EPFail,
+    runtime.Fail,
+    runtime.InvalidArgument,
+    runtime.InvalidGraph,
+    runtime.InvalidProtobuf,
+    runtime.NoSuchFile,
+    runtime.NotImplemented,
+    runtime.RuntimeException,
+)
 SILENT = 4
 
 

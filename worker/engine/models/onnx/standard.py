@@ -9,6 +9,11 @@ from onnx import AttributeProto, NodeProto, OperatorSetIdProto
 CHECKED_DOMAINS = {"", "ai.onnx.ml"}
 
 
+def is_text(*values: object) -> bool:
+    """Whether every value is text: the parser hands on what is no UTF-8 as bytes."""
+    return all(isinstance(value, str) for value in values)
+
+
 def plain_domain(domain: str) -> str:
     """Return the domain with ONNX's own written as the empty string."""
     return "" if domain == "ai.onnx" else domain

@@ -12,10 +12,10 @@ HEAD = f"""# ONNX operators
 
 Written by `python -m worker.engine.models.onnx.table` from the operator table; a test compares the two.
 
-Models at opset {OLDEST_OPSET} to {NEWEST_OPSET} of ONNX's own domain are read. Any other operator is refused before
-the audit starts, with every operator and node named at once; so are attributes and data types beyond what stands here. Local functions
-are inlined, and external data is read where it lies beside the model under a plain file name. Tensors may be float32,
-float64, float16, bfloat16, int8 to int64, uint8 or bool.
+Models at opset {OLDEST_OPSET} to {NEWEST_OPSET} of ONNX's own domain are read. Any other operator is refused before the
+audit starts, with every operator and node named at once; so are attributes and data types beyond what stands here.
+Local functions are inlined, and external data is read where it lies beside the model under a plain file name.
+Tensors may be float32, float64, float16, bfloat16, int8 to int64, uint8 or bool.
 """
 
 

@@ -134,9 +134,7 @@ def find_angles(tensors: Mapping[str, Tensor]) -> set[str]:
     >>> sorted(find_angles({"a": t.cos(), "b": t.sin(), "c": t}))
     ['a', 'b']
     """
-    bounded = {
-        name: tensor for name, tensor in tensors.items() if tensor.numel() >= MIN_ANGLES and bool((tensor.abs() <= 1.0001).all())
-    }
+    bounded = {name: tensor for name, tensor in tensors.items() if _may_hold_angles(tensor)}
     found = {name for name, tensor in bounded.items() if _holds_both(tensor)}
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, tensor in bounded.items():

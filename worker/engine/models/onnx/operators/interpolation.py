@@ -38,8 +38,8 @@ class Rule:
 
 
 def _align_corners(axis: Axis, x: Floats) -> Floats:
-    length = axis.scale * axis.size
-    return np.zeros_like(x) if length == 1 else x * (axis.size - 1) / (length - 1)
+    # The standard divides by scale x size - 1, a fraction; ONNX Runtime, which is deployed, by count - 1.
+    return np.zeros_like(x) if axis.count == 1 else x * (axis.size - 1) / (axis.count - 1)
 
 
 def _crop(axis: Axis, x: Floats) -> Floats:

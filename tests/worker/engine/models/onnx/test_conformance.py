@@ -1,0 +1,112 @@
+"""The operator table against ONNX's own conformance suite."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import onnx
+import onnx.version_converter
+import pytest
+import torch
+
+from schemas.errors import ModelRefused, UnsupportedOperator
+from tests.worker.engine.models.onnx.conformance import (
+    RANDOM,
+    Case,
+    UntestableError,
+    convert,
+    find_difference,
+    find_node_cases,
+    find_stored_cases,
+    read_stored,
+)
+from worker.engine.models.onnx import load_onnx
+from worker.engine.models.onnx.operators import TABLE
+
+Results = dict[str, list[str]]
+
+RUNTIME_DIFFERS = {
+    "test_resize_downsample_scales_linear_align_corners",
+    "test_resize_downsample_scales_cubic_align_corners",
+}
+"""Fractional output sizes with aligned corners: the standard and ONNX Runtime part ways, and the runtime is what is deployed."""
+
+PASSED_AT_LEAST = 1497
+CONVERTED_WRONGLY = {"test_PReLU_1d_multiparam", "test_PReLU_2d_multiparam", "test_PReLU_3d_multiparam"}
+"""onnx's converter keeps opset 6's slopes, which later opsets broadcast along another axis."""
+
+
+def _judge(case: Case, path: Path) -> tuple[str, str]:
+    path.write_bytes(case.model.SerializeToString())
+    try:
+        program = load_onnx(path)
+    except (UnsupportedOperator, ModelRefused) as error:
+        return "refused", f"{case.name}: {error}"
+    try:
+        inputs = [convert(value) for value in case.inputs]
+        outputs = [convert(value) for value in case.outputs]
+    except UntestableError as error:
+        return "untestable", f"{case.name}: {error}"
+    try:
+        found = program.forward({}, dict(zip([spec.name for spec in program.inputs], inputs, strict=True)))
+    except Exception as error:  # noqa: BLE001 - any failure at run time is one of the results
+        return "failed", f"{case.name}: {type(error).__name__} {error}"
+    random = case.name.startswith(RANDOM)
+    pairs = zip(program.outputs, outputs, strict=True)
+    differences = [find_difference(found[name], value, case.rtol, case.atol, random=random) for name, value in pairs]
+    wrong = [entry for entry in differences if entry]
+    return ("wrong", f"{case.name}: {wrong}") if wrong else ("passed", case.name)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    path = tmp_path_factory.mktemp("cases") / "model.onnx"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found: Results = defaultdict(list)
+    with torch.no_grad():
+        for case in find_node_cases():
+            verdict, remark = _judge(case, path)
+            found["differs" if case.name in RUNTIME_DIFFERS else verdict].append(remark)
+    torch.set_num_threads(threads)
+    return found
+
+
+def test_no_supported_case_comes_out_wrong(results: Results) -> None:
+    assert results["wrong"] == []
+
+
+def test_what_cannot_run_is_refused_at_load(results: Results) -> None:
+    assert results["failed"] == []
+    assert results["untestable"] == []
+
+
+def test_the_number_of_passed_cases_never_falls(results: Results) -> None:
+    assert len(results["passed"]) >= PASSED_AT_LEAST
+
+
+def test_the_table_covers_the_operators_of_common_exports() -> None:
+    names = {(entry.domain, entry.name) for entry in TABLE.operators}
+
+    assert len(names) >= 190
+    assert len({name for domain, name in names if domain == ""}) >= 170
+
+
+@pytest.mark.parametrize("kind", ["pytorch-converted", "pytorch-operator"])
+def test_stored_pytorch_cases_pass_after_conversion_to_opset_17(kind: str, tmp_path: Path) -> None:
+    wrong = {}
+    cases = [entry for entry in find_stored_cases(kind) if entry[0] not in CONVERTED_WRONGLY]
+    for name, folder in cases:
+        model = onnx.version_converter.convert_version(onnx.load(folder / "model.onnx"), 17)
+        path = tmp_path / "model.onnx"
+        path.write_bytes(model.SerializeToString())
+        program = load_onnx(path)
+        inputs = dict(zip([spec.name for spec in program.inputs], read_stored(folder, "input"), strict=True))
+        with torch.no_grad():
+            found = program.forward({}, inputs)
+        for output, expected in zip(program.outputs, read_stored(folder, "output"), strict=True):
+            difference = find_difference(found[output], expected, 1e-3, 1e-5)
+            if difference:
+                wrong[name] = difference
+
+    assert wrong == {}
+    assert len(cases) == {"pytorch-converted": 79, "pytorch-operator": 35}[kind]
