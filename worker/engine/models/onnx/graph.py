@@ -44,7 +44,6 @@ class Graph:
     outputs: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     stored: dict[str, Stored] = field(default_factory=dict)
-    texts: dict[str, Any] = field(default_factory=dict)
     operators: dict[str, Operator] = field(default_factory=dict)
     scopes: dict[str, str] = field(default_factory=dict)
 

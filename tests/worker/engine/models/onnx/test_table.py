@@ -1,5 +1,6 @@
 """The support table and its document."""
 
+import itertools
 from pathlib import Path
 
 import onnx.defs
@@ -37,7 +38,7 @@ def test_forms_of_one_operator_do_not_overlap() -> None:
 
     for key, entries in forms.items():
         ordered = sorted(entries, key=lambda entry: entry.since)
-        for older, newer in zip(ordered, ordered[1:], strict=False):
+        for older, newer in itertools.pairwise(ordered):
             assert older.until == newer.since, key
 
 
