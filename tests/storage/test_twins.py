@@ -58,6 +58,13 @@ def test_fresh_requests_wait_for_nobody_and_get_nobodys_report(desk: Desk) -> No
     assert desk.claim(late).report_sha256 is None
 
 
+def test_a_fresh_one_that_ends_does_not_let_others_in_beside_the_first(desk: Desk) -> None:
+    first, fresh, second = desk.accept("a"), desk.submit("a", fresh=True).record.id, desk.accept("a")
+    desk.claim(first)
+    assert desk.leases.finish(fresh, desk.claim(fresh).attempt, "failed", problem=PROBLEM)
+    assert desk.leases.claim(second, "w") is None
+
+
 def test_other_owners_and_other_audits_do_not_wait(desk: Desk) -> None:
     ids = [desk.accept("a"), desk.accept("b"), desk.submit("a", owner="other").record.id]
     assert [desk.claim(id).attempt for id in ids] == [1, 1, 1]
