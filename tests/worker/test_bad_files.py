@@ -182,7 +182,7 @@ CASES = [
         "traced with batch statistics on",
         with_module(lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).train()),
         errors.ModelRefused,
-        "writes into its own weights or buffers",
+        "training mode",
     ),
     Case("two inputs without names", with_module(TwoInputs, trace=False), errors.DataMismatch, "no array for model input"),
     Case("infinite before corruption", with_module(Overflowing), errors.AuditError, "non-finite"),
