@@ -8,7 +8,11 @@ into the default folder also rewrites the table in examples/README.md.
 
 import argparse
 import copy
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -37,8 +41,17 @@ class Built:
     files: tuple[Path, ...]
 
 
+def build_all(names: Sequence[str], folder: Path) -> list[Built]:
+    """Build each example in a fresh process, two at a time: TorchScript numbers its classes per process."""
+    with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as pool:
+        return list(pool.map(build, names, repeat(folder)))
+
+
 def build(name: str, folder: Path) -> Built:
     """Train one example and write its model files and its data."""
+    # One thread and no choice of kernel: the order of additions is then fixed.
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(mode=True)
     shipped = SHIPPED[name]
     network = copy.deepcopy(shipped.train_network(SEED)).float()
     held_out = shipped.load_data()[1]
@@ -86,11 +99,8 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(SHIPPED), help="build one example; default: all")
     parser.add_argument("--out", type=Path, default=ARTIFACTS, help="folder to write to")
     arguments = parser.parse_args()
-    # One thread and no choice of kernel: the order of additions is then fixed.
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(mode=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    table = render_table([build(name, arguments.out) for name in ([arguments.only] if arguments.only else SHIPPED)])
+    table = render_table(build_all([arguments.only] if arguments.only else [*SHIPPED], arguments.out))
     print(table)
     if arguments.out == ARTIFACTS and not arguments.only:
         README.write_text(replace_table(README.read_text(encoding="utf-8"), table), encoding="utf-8")
