@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from worker.engine.data.dataset import Dataset
-from worker.engine.models.program import Environment, Program
-from worker.engine.models.split import SplitProgram
+from worker.engine.models.program import Program
+from worker.engine.models.split import Boundary, SplitProgram
 from worker.engine.objective import Objective
 from worker.engine.scopes import Layout
 from worker.engine.tally import Outcome, Tally
@@ -57,7 +57,7 @@ class Evaluator:
         self.layout = Layout(session.program.weights, names)
         self._split = SplitProgram(session.program, frozenset(names))
         self._labels = session.labels_counted
-        self._kept: list[Environment] = []
+        self._kept: list[Boundary] = []
         self._room = BOUNDARY_BYTES
 
     def measure(self, corruptions: Sequence[Tensor]) -> list[Outcome]:
@@ -67,7 +67,7 @@ class Evaluator:
         with torch.no_grad():
             for batch, boundary in self._batches():
                 for parameters, tally in zip(corrupted, tallies, strict=True):
-                    tally.add(self._run(batch, boundary, parameters), batch[1])
+                    tally.add(self._run(boundary, parameters), batch[1])
         return [tally.outcome() for tally in tallies]
 
     def measure_with_gradient(self, corruptions: Sequence[Tensor]) -> list[tuple[Outcome, Tensor]]:
@@ -76,7 +76,7 @@ class Evaluator:
         tallies = [Tally(self.session.objective) for _ in corrupted]
         for batch, boundary in self._batches():
             for leaves, tally in zip(corrupted, tallies, strict=True):
-                output = self._run(batch, boundary, leaves)
+                output = self._run(boundary, leaves)
                 tally.add(output, batch[1])
                 if output.requires_grad:
                     (self.session.objective.compute_losses(output, batch[1]).sum() / self._labels).backward()
@@ -89,20 +89,19 @@ class Evaluator:
         grads = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
         return self.layout.flatten(grads)
 
-    def _run(self, batch: Batch, boundary: Environment, parameters: Mapping[str, Tensor]) -> Tensor:
-        return self.session.objective.select_output(self._split.run_corrupted(batch[0], boundary, parameters))
+    def _run(self, boundary: Boundary, parameters: Mapping[str, Tensor]) -> Tensor:
+        return self.session.objective.select_output(self._split.run_corrupted(boundary, parameters))
 
-    def _batches(self) -> Iterator[tuple[Batch, Environment]]:
+    def _batches(self) -> Iterator[tuple[Batch, Boundary]]:
         for index, batch in enumerate(self.session.batches()):
             yield batch, self._find_boundary(index, batch[0])
 
-    def _find_boundary(self, index: int, inputs: Mapping[str, Tensor]) -> Environment:
+    def _find_boundary(self, index: int, inputs: Mapping[str, Tensor]) -> Boundary:
         if index < len(self._kept):
             return self._kept[index]
         boundary = self._split.run_clean(inputs)
-        size = sum(value.nbytes for value in boundary.values() if isinstance(value, Tensor))
         # Only a gap-free start of the data is kept, so that an index finds its batch.
-        if index == len(self._kept) and size <= self._room:
+        if index == len(self._kept) and boundary.size_bytes <= self._room:
             self._kept.append(boundary)
-            self._room -= size
+            self._room -= boundary.size_bytes
         return boundary

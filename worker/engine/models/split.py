@@ -47,6 +47,31 @@ class Part:
         return Part(tuple(steps), find_last_uses(steps, kept))
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A split for inputs of one signature; `fixed` is what the corrupted part reads that no run changes."""
+
+    clean: Part
+    corrupted: Part
+    static: Environment
+    fixed: Environment
+    boundary: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """What the corrupted part needs of the clean part, for one batch. Without `parts` the whole program runs each time."""
+
+    parts: Parts | None
+    inputs: Mapping[str, Any]
+    values: Environment
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the values take."""
+        return sum(value.nbytes for value in self.values.values() if isinstance(value, Tensor))
+
+
 class SplitProgram:
     """A program split at a set of corrupted weights.
 
@@ -58,38 +83,34 @@ class SplitProgram:
     def __init__(self, program: Program, corrupted: frozenset[str]) -> None:
         self.program = program
         self.corrupted = corrupted
+        self._mutates = program.mutates
         self._static_names = find_static_names(program)
-        self._parts: dict[Signature, tuple[Part, Part, Environment, tuple[str, ...]]] = {}
+        self._parts: dict[Signature, Parts] = {}
 
-    def run_clean(self, inputs: Mapping[str, Any]) -> Environment:
+    def run_clean(self, inputs: Mapping[str, Any]) -> Boundary:
         """Run what no corrupted weight reaches; return the values that the rest needs."""
-        clean, _, static, boundary = self._find_parts(inputs)
-        environment = {**self.program.constants, **self.program.weights, **static, **self._bind_inputs(inputs), OMITTED: None}
-        with torch.no_grad():
-            run_steps(clean.steps, environment, clean.drops)
-        return {name: environment[name] for name in boundary}
-
-    def run_corrupted(self, inputs: Mapping[str, Any], boundary: Environment, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Run the steps that depend on the corrupted weights, given in `parameters`."""
-        if self.program.mutates:
-            return self.program.forward(parameters, inputs)
-        _, corrupted, static, _ = self._find_parts(inputs)
-        environment = {**self.program.constants, **self.program.weights, **static, **boundary, **parameters, OMITTED: None}
-        run_steps(corrupted.steps, environment, corrupted.drops)
-        return {name: environment[name] for name in self.program.outputs}
-
-    def _bind_inputs(self, inputs: Mapping[str, Any]) -> Environment:
-        return {spec.name: inputs.get(spec.name) for spec in self.program.inputs}
-
-    def _find_parts(self, inputs: Mapping[str, Any]) -> tuple[Part, Part, Environment, tuple[str, ...]]:
+        if self._mutates:
+            return Boundary(None, inputs, {})
         signature = compute_signature(inputs)
         if signature not in self._parts:
             self._parts[signature] = self._build_parts(inputs)
-        return self._parts[signature]
+        parts = self._parts[signature]
+        given = {spec.name: inputs.get(spec.name) for spec in self.program.inputs}
+        environment = {**self.program.constants, **self.program.weights, **parts.static, **given, OMITTED: None}
+        with torch.no_grad():
+            run_steps(parts.clean.steps, environment, parts.clean.drops)
+        return Boundary(parts, inputs, {name: environment[name] for name in parts.boundary})
 
-    def _build_parts(self, inputs: Mapping[str, Any]) -> tuple[Part, Part, Environment, tuple[str, ...]]:
-        if self.program.mutates:
-            return Part((), ()), Part((), ()), {}, ()
+    def run_corrupted(self, boundary: Boundary, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Run the steps that depend on the corrupted weights, given in `parameters`."""
+        if boundary.parts is None:
+            return self.program.forward(parameters, boundary.inputs)
+        corrupted = boundary.parts.corrupted
+        environment = {**boundary.parts.fixed, **boundary.values, **parameters}
+        run_steps(corrupted.steps, environment, corrupted.drops)
+        return {name: environment[name] for name in self.program.outputs}
+
+    def _build_parts(self, inputs: Mapping[str, Any]) -> Parts:
         static = compute_static_values(self.program, self._static_names, inputs)
         tainted = set(self.corrupted)
         clean: list[Step] = []
@@ -102,7 +123,9 @@ class SplitProgram:
         read = {name for step in corrupted for name in find_uses(step)} | set(self.program.outputs)
         made = {name for step in clean for name in step.outputs} | {spec.name for spec in self.program.inputs}
         boundary = tuple(sorted(read & made))
-        return Part.build(clean, boundary), Part.build(corrupted, self.program.outputs), static, boundary
+        known = {**self.program.constants, **self.program.weights, **static}
+        fixed = {name: known[name] for name in read if name in known} | {OMITTED: None}
+        return Parts(Part.build(clean, boundary), Part.build(corrupted, self.program.outputs), static, fixed, boundary)
 
 
 def compute_static_values(program: Program, names: frozenset[str], inputs: Mapping[str, Any]) -> Environment:
