@@ -3,11 +3,11 @@
     python -m benchmarks.sweep [--repeats N] [--only NET ...] [--clock cpu|wall]
 
 3 epsilons x 2 norms in every module, first order, no random trials, batch 32, one thread, on the same weights, data and
-cells. Counted on both sides: the processor seconds (--clock wall: of the wall)
-from the loaded model to the last cell: gradient, clean pass, cells. Script,
-ONNX and TorchScript runs take turns; each figure is the median of its repeats. ratio = script seconds / engine seconds.
-Exit code 1 when a ratio is below 1 or fewer than SHARED_CELLS of the script's cells are also the engine's: an exporter
-may fold a weight (GPT-2's positions) or split a tied one, and then that module's cells are other ones.
+cells. Counted on both sides: the processor seconds (--clock wall: of the wall) from the loaded model to the last cell, so
+gradient, clean pass and cells. Script, ONNX and TorchScript runs take turns; each figure is the median of its repeats.
+ratio = script seconds / engine seconds. Exit code 1 when a ratio is below 1 or fewer than SHARED_CELLS of the script's
+cells are also the engine's: an exporter may fold a weight (GPT-2's positions) or split a tied one, and then that module's
+cells are other ones.
 
 The example networks are trained ones on their held-out data; the others are the test networks of tests/architectures
 with random weights on random inputs, which cost the same to run as trained ones.
