@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worker.engine.cells import plan_cells
 from worker.engine.corruption import CorruptionSet
-from worker.engine.gradient import GradientInfo, compute_gradient, find_reached_weights
+from worker.engine.gradient import GradientInfo, compute_gradient
 from worker.engine.opening import Source, open_session
 from worker.engine.scopes import Scope, find_scopes
 from worker.engine.search import Clean, SearchSettings, search_cells
@@ -158,7 +158,7 @@ def run_engine(session: Session, run: Run) -> SweepResult:
 
 def compute_clean(session: Session) -> tuple[GradientInfo, Clean]:
     """Return the gradient over all data and the clean outcome."""
-    gradient = compute_gradient(session, find_reached_weights(session))
+    gradient = compute_gradient(session, tuple(session.program.weights))
     metrics = {name: value for name, value in gradient.clean.metrics.items() if value is not None}
     if gradient.clean.loss is None:
         message = "the clean loss is not finite"

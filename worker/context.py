@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from schemas.request import AuditRequest, NamedScope
 from worker.engine.admit import check_clean_loss
 from worker.engine.flags import RaisedFlag
-from worker.engine.gradient import GradientInfo, compute_gradient, find_reached_weights
+from worker.engine.gradient import GradientInfo, compute_gradient
 from worker.engine.objective import Objective
 from worker.engine.opening import Source, open_session
 from worker.engine.scopes import NamePattern, Scope, find_scopes
@@ -45,14 +45,14 @@ def open_context(job: "AuditInput") -> AuditContext:
     request = job.request
     opened = open_session(build_source(job))
     session = opened.session
-    reached = tuple(find_reached_weights(session))
-    audited = reached or tuple(session.program.weights)
-    gradient = compute_gradient(session, audited)
+    weights = tuple(session.program.weights)
+    gradient = compute_gradient(session, weights)
+    audited = gradient.reached or weights
     outcome = gradient.clean
     metrics = {name: value for name, value in outcome.metrics.items() if value is not None}
     clean = Clean(check_clean_loss(outcome.loss, outcome.non_finite), metrics)
     scopes, flags = _find_audited_scopes(request, session, audited)
-    if not reached:
+    if not gradient.reached:
         flags = [RaisedFlag("no_gradient", evidence={"tensors": len(audited)}), *flags]
     search = request.search
     settings = SearchSettings(search.method, search.budget_passes, search.random_trials, search.seed)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.engine.session import Evaluator, Session
+from worker.engine.session import Evaluator, Session, read_gradient
 from worker.engine.tally import Outcome
 
 ZERO_SHARE = 1e-5
@@ -14,14 +14,20 @@ ZERO_SHARE = 1e-5
 ROUNDING_SHARE = 1e-6
 """A scope's gradient below this share of the whole model's typical per-example gradient is rounding too: an
 attention key bias, whose gradient is zero for every example, shows about 1e-8 in float32."""
-SAMPLED_EXAMPLES = 16
+SAMPLED_EXAMPLES = 4
+"""Examples whose own gradients are looked at: enough for the order of magnitude that the two shares above need."""
 
 
 @dataclass(frozen=True)
 class GradientInfo:
-    """Gradient of the mean loss over all data at w, by weight name, and the root mean square of its per-example norms."""
+    """Gradient of the mean loss over all data at w, by weight name.
+
+    reached: the weights with a differentiable path to the loss. example_squares: mean square of the per-example gradient
+    norms, by weight name.
+    """
 
     clean: Outcome
+    reached: tuple[str, ...]
     by_weight: dict[str, Tensor]
     example_squares: dict[str, float]
 
@@ -45,24 +51,11 @@ def compute_gradient(session: Session, names: Sequence[str]) -> GradientInfo:
 
     Accumulated over micro-batches in the weights' dtype; losses in float64.
     """
-    evaluator = Evaluator(session, names)
-    zero = torch.zeros(evaluator.layout.size, dtype=torch.float64)
-    [(clean, gradient)] = evaluator.measure_with_gradient([zero])
-    pieces = evaluator.layout.split(gradient)
-    by_weight = {name: piece.view_as(session.program.weights[name]) for name, piece in pieces.items()}
-    return GradientInfo(clean, by_weight, _sample_example_squares(session, names))
-
-
-def find_reached_weights(session: Session) -> list[str]:
-    """Return the weights with a differentiable path to the loss, in the file's order."""
-    program, objective = session.program, session.objective
-    leaves = {name: weight.detach().clone().requires_grad_() for name, weight in program.weights.items()}
-    inputs, target = next(session.batches())
-    losses = objective.compute_losses(objective.select_output(program.forward(leaves, inputs)), target)
-    if not losses.requires_grad:
-        return []
-    grads: Sequence[Tensor | None] = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
-    return [name for name, grad in zip(leaves, grads, strict=True) if grad is not None]
+    leaves = {name: session.program.weights[name].detach().clone().requires_grad_() for name in names}
+    [clean] = Evaluator(session, names).differentiate([leaves])
+    reached = tuple(name for name, leaf in leaves.items() if leaf.grad is not None)
+    by_weight = {name: read_gradient(leaf) for name, leaf in leaves.items()}
+    return GradientInfo(clean, reached, by_weight, _sample_example_squares(session, names))
 
 
 def _sample_example_squares(session: Session, names: Sequence[str]) -> dict[str, float]:

@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from worker.engine.data.dataset import Dataset
+from worker.engine.models.clean import CleanProgram
 from worker.engine.models.program import Program
 from worker.engine.models.split import Boundary, SplitProgram
 from worker.engine.objective import Objective
 from worker.engine.scopes import Layout
 from worker.engine.tally import Outcome, Tally
 
+SHARED_BYTES = 512 * 2**20
+"""Clean activations kept for all scopes, over the batches from the first on that fit."""
 BOUNDARY_BYTES = 256 * 2**20
-"""Clean activations kept over the whole data set up to this size; above it they are computed again per round."""
+"""Clean activations kept for one scope, over the further batches; above it they are computed again per round."""
 
 Batch = tuple[dict[str, Tensor], Tensor]
 
@@ -36,6 +40,11 @@ class Session:
         """How many labels the mean loss is over."""
         return int(self.objective.find_counted(self.dataset.target).sum())
 
+    @cached_property
+    def clean(self) -> CleanProgram:
+        """The program on its clean weights, with what all scopes share."""
+        return CleanProgram(self.program, SHARED_BYTES)
+
     def to(self, device: str) -> "Session":
         """Return the session with program and data on `device`."""
         return replace(self, program=self.program.to(device), dataset=self.dataset.to(device))
@@ -55,9 +64,9 @@ class Evaluator:
     def __init__(self, session: Session, names: Sequence[str]) -> None:
         self.session = session
         self.layout = Layout(session.program.weights, names)
-        self._split = SplitProgram(session.program, frozenset(names))
+        self._split = SplitProgram(session.clean, frozenset(names))
         self._labels = session.labels_counted
-        self._kept: list[Boundary] = []
+        self._kept: dict[int, Boundary] = {}
         self._room = BOUNDARY_BYTES
 
     def measure(self, corruptions: Sequence[Tensor]) -> list[Outcome]:
@@ -72,22 +81,26 @@ class Evaluator:
 
     def measure_with_gradient(self, corruptions: Sequence[Tensor]) -> list[tuple[Outcome, Tensor]]:
         """Return outcome and gradient [k] of the mean loss at each w + a. One forward and one backward pass each."""
-        corrupted = [self._make_leaves(corruption) for corruption in corruptions]
-        tallies = [Tally(self.session.objective) for _ in corrupted]
+        corrupted = [
+            {name: tensor.requires_grad_() for name, tensor in self.layout.apply(corruption).items()}
+            for corruption in corruptions
+        ]
+        outcomes = self.differentiate(corrupted)
+        return [
+            (outcome, self.layout.flatten({name: read_gradient(leaf) for name, leaf in leaves.items()}))
+            for outcome, leaves in zip(outcomes, corrupted, strict=True)
+        ]
+
+    def differentiate(self, parameters: Sequence[Mapping[str, Tensor]]) -> list[Outcome]:
+        """Return the outcome of each set of parameters, and add the gradient of the mean loss to what requires one."""
+        tallies = [Tally(self.session.objective) for _ in parameters]
         for batch, boundary in self._batches():
-            for leaves, tally in zip(corrupted, tallies, strict=True):
+            for leaves, tally in zip(parameters, tallies, strict=True):
                 output = self._run(boundary, leaves)
                 tally.add(output, batch[1])
                 if output.requires_grad:
                     (self.session.objective.compute_losses(output, batch[1]).sum() / self._labels).backward()
-        return [(tally.outcome(), self._collect_gradient(leaves)) for tally, leaves in zip(tallies, corrupted, strict=True)]
-
-    def _make_leaves(self, corruption: Tensor) -> dict[str, Tensor]:
-        return {name: tensor.requires_grad_() for name, tensor in self.layout.apply(corruption).items()}
-
-    def _collect_gradient(self, leaves: Mapping[str, Tensor]) -> Tensor:
-        grads = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
-        return self.layout.flatten(grads)
+        return [tally.outcome() for tally in tallies]
 
     def _run(self, boundary: Boundary, parameters: Mapping[str, Tensor]) -> Tensor:
         return self.session.objective.select_output(self._split.run_corrupted(boundary, parameters))
@@ -97,11 +110,15 @@ class Evaluator:
             yield batch, self._find_boundary(index, batch[0])
 
     def _find_boundary(self, index: int, inputs: Mapping[str, Tensor]) -> Boundary:
-        if index < len(self._kept):
+        if index in self._kept:
             return self._kept[index]
-        boundary = self._split.run_clean(inputs)
-        # Only a gap-free start of the data is kept, so that an index finds its batch.
-        if index == len(self._kept) and boundary.size_bytes <= self._room:
-            self._kept.append(boundary)
+        boundary = self._split.run_clean(index, inputs)
+        if boundary.size_bytes <= self._room:
+            self._kept[index] = boundary
             self._room -= boundary.size_bytes
         return boundary
+
+
+def read_gradient(leaf: Tensor) -> Tensor:
+    """Return the gradient that a backward pass left in `leaf`: zeros where the loss does not depend on it."""
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -8,7 +8,7 @@ import torch
 from tests.oracles import mean_cross_entropy
 from tests.worker.engine.programs import build_mlp, build_program, build_session, make_step
 from worker.engine.data.dataset import Dataset
-from worker.engine.gradient import compute_gradient, find_reached_weights
+from worker.engine.gradient import compute_gradient
 from worker.engine.models.program import Step
 from worker.engine.objective import Objective
 from worker.engine.session import Evaluator, Session
@@ -109,7 +109,7 @@ def test_a_step_that_writes_into_its_input_is_never_split() -> None:
 def test_weights_without_a_path_to_the_loss_are_found() -> None:
     steps = [make_step("mul", torch.mul, ("x", "a.w"), "y"), make_step("mul", torch.mul, ("x", "b.w"), "aside")]
     session = build_session(build_program({"a.w": torch.ones(3), "b.w": torch.ones(3)}, steps, ("y",)), classes=3)
-    assert find_reached_weights(session) == ["a.w"]
+    assert compute_gradient(session, ["a.w", "b.w"]).reached == ("a.w",)
 
 
 def test_token_labels_and_ignored_labels() -> None:

@@ -10,6 +10,7 @@ and partial re-evaluation are all a matter of what is in that dictionary.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,6 +53,18 @@ class Step:
     """The result's shape depends on values (NonZero) or the result is random: nothing after it may be cached."""
     mutates: bool = False
     """Writes into an input: the program is then never split, and its inputs are copied first."""
+
+    @cached_property
+    def uses(self) -> tuple[str, ...]:
+        """Every outer name that the step reads, its blocks' captured names included."""
+        names = [name for name in self.inputs if name != OMITTED]
+        for block in self.blocks:
+            defined = set(block.inputs)
+            for inner in block.steps:
+                names += [name for name in inner.uses if name not in defined]
+                defined.update(inner.outputs)
+            names += [name for name in block.outputs if name not in defined]
+        return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
@@ -162,25 +175,13 @@ def walk_steps(steps: Iterable[Step]) -> Iterable[Step]:
             yield from walk_steps(block.steps)
 
 
-def find_uses(step: Step) -> tuple[str, ...]:
-    """Return every outer name that the step reads, its blocks' captured names included."""
-    names = [name for name in step.inputs if name != OMITTED]
-    for block in step.blocks:
-        defined = set(block.inputs)
-        for inner in block.steps:
-            names += [name for name in find_uses(inner) if name not in defined]
-            defined.update(inner.outputs)
-        names += [name for name in block.outputs if name not in defined]
-    return tuple(dict.fromkeys(names))
-
-
 def find_last_uses(steps: Sequence[Step], kept: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     """Return, per step, the names made by these steps that nothing reads after it: they can be freed."""
     wanted = set(kept) | {OMITTED}
     made = {name for step in steps for name in step.outputs}
     drops: list[tuple[str, ...]] = []
     for step in reversed(steps):
-        dead = {name for name in (*find_uses(step), *step.outputs) if name in made and name not in wanted}
+        dead = {name for name in (*step.uses, *step.outputs) if name in made and name not in wanted}
         wanted |= dead
         drops.append(tuple(sorted(dead)))
     return tuple(reversed(drops))

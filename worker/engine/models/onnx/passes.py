@@ -9,7 +9,7 @@ from torch import Tensor
 
 from schemas.errors import Fault, ModelRefused
 from worker.engine.models.onnx.registry import Operator
-from worker.engine.models.program import OMITTED, Block, Step, find_uses
+from worker.engine.models.program import OMITTED, Block, Step
 
 MAX_FOLDED = 2**20
 """Elements; a larger folded tensor would cost memory for ever."""
@@ -114,7 +114,7 @@ def drop_unread(steps: Sequence[Step], outputs: Iterable[str]) -> tuple[Step, ..
     for step in reversed(steps):
         if not needed.isdisjoint(step.outputs):
             kept.append(step)
-            needed.update(find_uses(step))
+            needed.update(step.uses)
     return tuple(kept[::-1])
 
 
