@@ -3,12 +3,9 @@
 -- Returns {'missing' | 'ended' | 'newer' | 'ok', fields}
 local id, owner, call, cancelled = unpack(ARGV, 1, 4)
 
-if redis.call('HGET', job_key(id), 'owner') ~= owner then
-  return {'missing'}
-end
-local job = load_job(id)
+local job, refusal = load_owned_job(id, owner)
 if not job then
-  return {'newer'}
+  return {refusal}
 end
 if job.cancel_call ~= call then
   if job.state ~= 'queued' and job.state ~= 'running' then

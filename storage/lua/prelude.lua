@@ -42,6 +42,15 @@ local function load_job(id)
   return job
 end
 
+-- The owner's job; or nil, and why this caller cannot have it.
+local function load_owned_job(id, owner)
+  if redis.call('HGET', job_key(id), 'owner') ~= owner then
+    return nil, 'missing'
+  end
+  local job = load_job(id)
+  return job, not job and 'newer' or nil
+end
+
 local function announce_change(id)
   redis.call('HINCRBY', job_key(id), 'revision', 1)
   redis.call('PUBLISH', prefix .. 'changes', id)

@@ -3,12 +3,9 @@
 -- Returns {'missing' | 'ended' | 'newer' | 'ok', fields}
 local id, owner, verdict = unpack(ARGV, 1, 3)
 
-if redis.call('HGET', job_key(id), 'owner') ~= owner then
-  return {'missing'}
-end
-local job = load_job(id)
+local job, refusal = load_owned_job(id, owner)
 if not job then
-  return {'newer'}
+  return {refusal}
 end
 if job.state ~= 'succeeded' or (job.verdict and job.verdict ~= verdict) then
   return {'ended', redis.call('HGETALL', job_key(id))}

@@ -10,7 +10,7 @@ from torch import Tensor
 from worker.engine.corruption import CorruptionSet, compute_closed_form, draw_random_corruption
 from worker.engine.scopes import Scope
 from worker.engine.session import Evaluator
-from worker.engine.strategies import STRATEGIES, Move, Problem, Purse, Strategy
+from worker.engine.strategies import STRATEGIES, Move, Purse, SearchProblem, Strategy
 from worker.engine.tally import Outcome, compute_drop
 
 CORRUPTED_BYTES = 128 * 2**20
@@ -205,7 +205,7 @@ def _prepare(
         record.first_order = Outcome(clean.loss, dict(clean.metrics), 0)
         record.offer(Candidate("first_order", record.first_order, start))
         start = random["loss"].corruption if random else start
-    problem = Problem(
+    problem = SearchProblem(
         cell.corruption_set, clean.loss, purse, lambda restart: _draw(cell, weights, settings.seed, f"restart {restart}")
     )
     run = Run(record, purse, STRATEGIES[settings.method](start, problem))

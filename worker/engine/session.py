@@ -81,10 +81,10 @@ class Evaluator:
 
     def measure_with_gradient(self, corruptions: Sequence[Tensor]) -> list[tuple[Outcome, Tensor]]:
         """Return outcome and gradient [k] of the mean loss at each w + a. One forward and one backward pass each."""
-        corrupted = [
-            {name: tensor.requires_grad_() for name, tensor in self.layout.apply(corruption).items()}
-            for corruption in corruptions
-        ]
+        corrupted = [self.layout.apply(corruption) for corruption in corruptions]
+        for leaves in corrupted:
+            for leaf in leaves.values():
+                leaf.requires_grad_()
         outcomes = self.differentiate(corrupted)
         return [
             (outcome, self.layout.flatten({name: read_gradient(leaf) for name, leaf in leaves.items()}))

@@ -55,7 +55,7 @@ Strategy = Generator[Move, tuple[Outcome, Tensor | None], str]
 
 
 @dataclass(frozen=True)
-class Problem:
+class SearchProblem:
     """What a strategy works on: the set, the clean loss, the passes, and random points of the set to start from."""
 
     corruption_set: CorruptionSet
@@ -64,13 +64,13 @@ class Problem:
     draw: Callable[[int], Tensor]
 
 
-def measure_once(start: Tensor, problem: Problem) -> Strategy:
+def measure_once(start: Tensor, problem: SearchProblem) -> Strategy:
     """Measure the one-step corruption and stop."""
     yield Move(start, "first_order", wants_gradient=False)
     return "single_step"
 
 
-def reapply(start: Tensor, problem: Problem, most_steps: float = math.inf) -> Strategy:
+def reapply(start: Tensor, problem: SearchProblem, most_steps: float = math.inf) -> Strategy:
     """a_{j+1} = argmax over S of <a, grad L(w + a_j)>: no step size, always feasible, monotone where L is convex."""
     corruption, best, stalled, step = start, -math.inf, 0, 0
     while step <= most_steps:
@@ -86,7 +86,7 @@ def reapply(start: Tensor, problem: Problem, most_steps: float = math.inf) -> St
     return "converged"
 
 
-def ascend(start: Tensor, problem: Problem, steps: int) -> Strategy:
+def ascend(start: Tensor, problem: SearchProblem, steps: int) -> Strategy:
     """Projected ascent: a_{j+1} = Pi_S(a_j + u_j), u_j the closed form of norm alpha_j = 2 epsilon (1 - j / K) over all k."""
     corruption, chosen = start, problem.corruption_set
     for step in range(steps):
@@ -102,7 +102,7 @@ def ascend(start: Tensor, problem: Problem, steps: int) -> Strategy:
     return "converged"
 
 
-def combine(start: Tensor, problem: Problem) -> Strategy:
+def combine(start: Tensor, problem: SearchProblem) -> Strategy:
     """Re-apply with a third of the budget, ascend from the same start, then from random points to the end."""
     # Each of the two wins on some networks, and the large early steps of the ascent leave the first support.
     purse = problem.purse
@@ -117,13 +117,13 @@ def combine(start: Tensor, problem: Problem) -> Strategy:
     return reason
 
 
-def ascend_all(start: Tensor, problem: Problem) -> Strategy:
+def ascend_all(start: Tensor, problem: SearchProblem) -> Strategy:
     """Ascend from the one-step corruption, with as many steps as the budget allows."""
     yield Move(start, "first_order", wants_gradient=False)
     return (yield from ascend(start, problem, max(1, problem.purse.steps_left)))
 
 
-STRATEGIES: dict[str, Callable[[Tensor, Problem], Strategy]] = {
+STRATEGIES: dict[str, Callable[[Tensor, SearchProblem], Strategy]] = {
     "first_order": measure_once,
     "reapplied": reapply,
     "ascent": ascend_all,

@@ -94,7 +94,7 @@ def find_determined_names(program: Program, weights: Iterable[str]) -> frozenset
     dynamic: set[str] = set()
     found: set[str] = set()
     for step in program.steps:
-        if step.dynamic_shape or step.blocks or not dynamic.isdisjoint(step.uses):
+        if step.dynamic_shape or not dynamic.isdisjoint(step.uses):
             dynamic.update(step.outputs)
         elif step.shape_only or known.issuperset(step.uses):
             known.update(step.outputs)

@@ -1,6 +1,6 @@
 """Run a program in two parts: what does not depend on the corrupted weights once, the rest per corruption."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 

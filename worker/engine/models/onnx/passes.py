@@ -9,7 +9,7 @@ from torch import Tensor
 
 from schemas.errors import Fault, ModelRefused
 from worker.engine.models.onnx.registry import Operator
-from worker.engine.models.program import OMITTED, Block, Step
+from worker.engine.models.program import OMITTED, Block, Step, walk_steps
 
 MAX_FOLDED = 2**20
 """Elements; a larger folded tensor would cost memory for ever."""
@@ -136,8 +136,9 @@ def mark_dynamic(steps: Sequence[Step], operators: Operators, constants: Iterabl
     for step in steps:
         sizes = operators[step.name].sizes
         moved = any(step.inputs[slot] not in static for slot in sizes if slot < len(step.inputs))
-        step = replace(step, dynamic_shape=step.dynamic_shape or moved)  # noqa: PLW2901 - the same step with one more fact
+        moved = moved or any(inner.dynamic_shape for inner in walk_steps([step]))
+        step = replace(step, dynamic_shape=moved)  # noqa: PLW2901 - the same step with one more fact
         marked.append(step)
-        if not step.dynamic_shape and not step.blocks and (step.shape_only or all(name in static for name in step.inputs)):
+        if not step.dynamic_shape and (step.shape_only or static.issuperset(step.uses)):
             static.update(step.outputs)
     return tuple(marked)
