@@ -24,6 +24,10 @@ class Plan:
     steps: tuple[Step, ...]
     kept: tuple[str, ...]
 
+    def knows(self, step: Step) -> bool:
+        """Tell whether the step need not run while its weights are clean."""
+        return self.known.keys() >= set(step.outputs)
+
 
 class CleanProgram:
     """A program on its clean weights. Plans are made once per input signature; activations are kept while there is room."""
@@ -48,7 +52,7 @@ class CleanProgram:
             if self._room <= 0:
                 return None
             plan = self.find_plan(inputs)
-            values = self.run(plan, plan.steps, inputs, plan.kept)
+            values = self.run(plan, [step for step in plan.steps if not plan.knows(step)], inputs, plan.kept)
             self._room -= measure_bytes(values.values())
             if self._room < 0:
                 return None

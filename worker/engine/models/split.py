@@ -90,7 +90,7 @@ class SplitProgram:
             if not tainted.isdisjoint(step.uses):
                 corrupted.append(step)
                 tainted.update(name for name in step.outputs if name != OMITTED)
-            elif any(name not in plan.known for name in step.outputs):
+            elif not plan.knows(step):
                 clean.append(step)
         read = {name for step in corrupted for name in step.uses}.union(program.outputs)
         made = {name for step in clean for name in step.outputs} | {spec.name for spec in program.inputs}
