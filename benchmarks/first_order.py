@@ -19,8 +19,9 @@ from worker.engine.cells import plan_cells
 from worker.engine.corruption import CorruptionSet
 from worker.engine.gradient import GradientInfo, compute_gradient
 from worker.engine.opening import Source, open_session
+from worker.engine.record import Clean, Pool
 from worker.engine.scopes import Scope, find_scopes
-from worker.engine.search import Clean, SearchSettings, search_cells
+from worker.engine.search import SearchSettings, search_cells
 from worker.engine.session import Evaluator, Session
 
 YARDSTICK = Path(__file__).with_name("straightforward.py")
@@ -146,7 +147,7 @@ def run_engine(session: Session, run: Run) -> SweepResult:
     for scope in scopes:
         evaluator = Evaluator(session, scope.tensors)
         planned = plan_cells(scope, evaluator.layout.size, run.grid.list_sets())
-        for result in search_cells(evaluator, planned, gradient.flatten(scope.tensors), clean, FIRST_ORDER):
+        for result in search_cells(evaluator, planned, gradient.flatten(scope.tensors), Pool(clean), FIRST_ORDER):
             outcome, asked_set = result.first_order, result.cell.corruption_set
             change = math.inf if outcome.loss is None else outcome.loss - clean.loss
             figures = CellFigures(scope.name, result.predicted, change, outcome.metrics["accuracy"] or 0.0)

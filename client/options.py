@@ -12,7 +12,15 @@ from schemas.validation import check_document
 ARTIFACT = "artifact:sha256:"
 PLACEHOLDER = {"uri": ARTIFACT + "0" * 64}
 """Stands for a file that could not be read, so that the rest of the request can be checked all the same."""
-SET_NAMES = {"norm": "norm", "epsilon": "epsilon", "n": "max_corrupted", "max_corrupted": "max_corrupted", "scale": "scale"}
+SET_NAMES = {
+    "norm": "norm",
+    "epsilon": "epsilon",
+    "n": "max_corrupted",
+    "max_corrupted": "max_corrupted",
+    "scale": "scale",
+    "rounding": "rounding",
+    "granularity": "granularity",
+}
 SET_LISTS = frozenset({"epsilon", "max_corrupted"})
 LIMIT_NAMES = frozenset({"metric", "drop", "loss_change"})
 POINT_NAMES = {name: name for name in ("metric", "drop", "loss_change", "scope", "norm", "range", "max_corrupted", "scale")} | {

@@ -5,15 +5,17 @@ divides the model (model, per_module, per_tensor) add up to all audited weights.
 between the search and the gate is noticed even where a condition reads it only among others.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gate.matching import asked_limits
-from gate.wording import show_norm, show_number
+from gate.wording import name_ball
 from schemas.base import norm_value
 from schemas.problem import clean_text
 from schemas.report import Report
+from schemas.request import name_rounding
 
 DIVIDING_KINDS = frozenset({"model", "per_module", "per_tensor"})
 
@@ -30,7 +32,7 @@ class Cells(NamedTuple):
     def __str__(self) -> str:
         """Return the cells in words."""
         few = f", at most {self.max_corrupted} weights" if self.max_corrupted is not None else ""
-        return f"{clean_text(self.scope, 200)} under norm {show_norm(self.norm)}, epsilon {show_number(self.epsilon)}{few}"
+        return f"{clean_text(self.scope, 200)} under {name_ball(self.norm, self.epsilon, self.scale)}{few}"
 
 
 def find_doubts(report: Report) -> tuple[str, ...]:
@@ -90,6 +92,9 @@ def _list_asked(report: Report) -> Iterator[Cells]:
 
 
 def _list_sets(scope: str, entry: Mapping[str, Any]) -> Iterator[Cells]:
+    if "rounding" in entry:
+        yield Cells(scope, math.inf, 1.0, None, name_rounding(str(entry["rounding"]), str(entry["granularity"])))
+        return
     for epsilon in entry["epsilon"]:
         for limit in entry["max_corrupted"]:
             yield Cells(scope, float(entry["norm"]), float(epsilon), limit, str(entry["scale"]))

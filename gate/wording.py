@@ -61,7 +61,15 @@ def name_set(finding: Finding) -> str:
     """Return the corruption set in words; the number of weights only where the set bounds it."""
     given = finding.set
     few = f" on at most {given.max_corrupted} weights" if given.max_corrupted is not None else ""
-    return f"norm {show_norm(given.norm)}, epsilon {show_number(given.epsilon)}{few}"
+    return f"{name_ball(given.norm, given.epsilon, given.scale)}{few}"
+
+
+def name_ball(norm: Any, epsilon: float, scale: str) -> str:
+    """Return norm, epsilon and scale in words; the paper's scale goes without saying."""
+    name = clean_text(scale, MAX_NAME)
+    if name.startswith("rounding_"):
+        return f"{name.removeprefix('rounding_').replace('_', ' ')} rounding"
+    return f"norm {show_norm(norm)}, epsilon {show_number(epsilon)}" + ("" if name == "absolute" else f" ({name} scale)")
 
 
 def name_limit(point: BreakingPoint) -> str:
@@ -75,7 +83,8 @@ def name_limit(point: BreakingPoint) -> str:
 def name_point(point: BreakingPoint) -> str:
     """Return where a breaking point was looked for, in words."""
     scope = "the whole model" if point.scope == "model" else f"scope {clean_text(point.scope, MAX_NAME)}"
-    return f"{scope} under norm {show_norm(point.set.get('norm'))}"
+    scale = clean_text(str(point.set.get("scale")), MAX_NAME)
+    return f"{scope} under norm {show_norm(point.set.get('norm'))}" + ("" if scale == "absolute" else f" ({scale} scale)")
 
 
 def show_norm(norm: Any) -> str:

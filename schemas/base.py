@@ -33,6 +33,12 @@ Norm = Annotated[Annotated[float, Field(ge=1)] | Literal["inf"], BeforeValidator
 """The p of a norm: a number >= 1, or the string "inf"."""
 
 
+Scale = Literal[
+    "absolute", "elementwise", "tensor", "rounding_int8", "rounding_int8_per_channel", "rounding_fp16", "rounding_bf16"
+]
+"""What epsilon is measured in; docs/method.md section 6."""
+
+
 def norm_value(norm: float | Literal["inf"]) -> float:
     """Return p as a float, infinity included."""
     return float(norm)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.base import SCHEMA_VERSION, Fraction, Input, Norm, PositiveFloat, Sha256
+from schemas.base import SCHEMA_VERSION, Fraction, Input, Norm, PositiveFloat, Scale, Sha256
 
 Metric = Annotated[str, Field(min_length=1, max_length=64)]
 Text = Annotated[str, Field(min_length=1, max_length=512)]
@@ -14,7 +14,7 @@ Text = Annotated[str, Field(min_length=1, max_length=512)]
 class RequiredSearch(Input):
     """The least effort a report must have spent per cell."""
 
-    method: Literal["first_order", "reapplied"] | None = None
+    method: Literal["first_order", "reapplied", "ascent", "auto"] | None = None
     budget_passes_at_least: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -42,7 +42,7 @@ class Where(Input):
     norm: Norm | None = None
     epsilon: PositiveFloat | None = None
     max_corrupted: Annotated[int, Field(ge=1)] | None = None
-    scale: Literal["absolute"] | None = None
+    scale: Scale | None = None
 
 
 class Require(Input):

@@ -6,10 +6,10 @@ itself, the subject and the request echo, which makes the Report.
 
 from typing import Any, Literal
 
-from schemas.base import Norm, Output
+from schemas.base import Norm, Output, Scale
 
 Kind = Literal["estimate", "lower_bound", "upper_bound"]
-Method = Literal["first_order", "reapplied", "random"]
+Method = Literal["first_order", "reapplied", "ascent", "exchange", "random"]
 StopReason = Literal["single_step", "converged", "budget", "zero_gradient", "non_finite"]
 SkipReason = Literal["no_gradient_path", "integer", "running_statistic", "not_a_weight"]
 Severity = Literal["info", "warning", "critical"]
@@ -91,8 +91,9 @@ class SetInfo(Output):
     max_corrupted: int | None
     also_asked: tuple[int | None, ...]
     weights_corrupted: int
-    scale: Literal["absolute"]
-    change_per_weight: float
+    scale: Scale
+    zero_scale: int
+    change_per_weight: float | None
     relative_epsilon: float | None
 
 

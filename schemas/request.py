@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from schemas.base import (
     SCHEMA_VERSION,
@@ -90,6 +90,9 @@ def _check_unique(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
     return values
 
 
+BallScale = Literal["absolute", "elementwise", "tensor"]
+
+
 class NormSet(Input):
     """Corruption sets S(p, epsilon, n): every combination of epsilon and n is one cell per scope."""
 
@@ -98,7 +101,49 @@ class NormSet(Input):
     max_corrupted: Annotated[
         tuple[Corruptible | None, ...], Field(min_length=1, max_length=64), AfterValidator(_check_unique)
     ] = (None,)
-    scale: Literal["absolute"] = "absolute"
+    scale: BallScale = "absolute"
+
+    def count_cells(self) -> int:
+        """Return how many cells per scope this entry makes."""
+        return len(self.epsilon) * len(self.max_corrupted)
+
+
+def name_rounding(rounding: str, granularity: str) -> str:
+    """Return the scale that stands for half a quantisation step."""
+    return f"rounding_{rounding}_per_channel" if granularity == "per_channel" else f"rounding_{rounding}"
+
+
+class RoundingSet(Input):
+    """All corruptions within half a quantisation step of every weight: what rounding to a format could do at worst."""
+
+    rounding: Literal["int8", "fp16", "bf16"]
+    granularity: Literal["per_tensor", "per_channel"] = "per_tensor"
+
+    @model_validator(mode="after")
+    def _check_granularity(self) -> Self:
+        if self.rounding != "int8" and self.granularity != "per_tensor":
+            message = f"granularity has a meaning only with rounding int8; leave it out for {self.rounding}"
+            raise ValueError(message)
+        return self
+
+    def count_cells(self) -> int:
+        """Return how many cells per scope this entry makes."""
+        return 1
+
+    @property
+    def scale(self) -> str:
+        """The scale that findings of this entry carry; their norm is "inf" and their epsilon 1."""
+        return name_rounding(self.rounding, self.granularity)
+
+
+def _choose_kind(value: Any) -> str:
+    given = value if isinstance(value, dict) else vars(value) if isinstance(value, NormSet | RoundingSet) else {}
+    return "rounding set" if "rounding" in given else "norm set"
+
+
+CorruptionSets = Annotated[
+    Annotated[NormSet, Tag("norm set")] | Annotated[RoundingSet, Tag("rounding set")], Discriminator(_choose_kind)
+]
 
 
 class NamedScope(Input):
@@ -122,7 +167,7 @@ Scope = Literal["model", "per_module", "per_tensor"] | NamedScope
 class Search(Input):
     """How to look for the worst corruption of a cell, and how hard."""
 
-    method: Literal["first_order", "reapplied"] = "reapplied"
+    method: Literal["first_order", "reapplied", "ascent", "auto"] = "auto"
     budget_passes: Annotated[int, Field(ge=1, le=100_000)] = 64
     random_trials: Annotated[int, Field(ge=0, le=10_000)] = 20
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -149,7 +194,7 @@ class BreakingPointRequest(Input):
     limit: Limit
     scope: Name = "model"
     norm: Norm = 2.0
-    scale: Literal["absolute"] = "absolute"
+    scale: BallScale = "absolute"
     max_corrupted: Corruptible | None = None
     range: tuple[PositiveFloat, PositiveFloat] = (1e-4, 100.0)
 
@@ -168,7 +213,7 @@ class AuditRequest(Input):
     model: ModelReference
     data: DataReference
     objective: Objective = Objective()
-    sets: Annotated[tuple[NormSet, ...], Field(min_length=1, max_length=64)] | None = None
+    sets: Annotated[tuple[CorruptionSets, ...], Field(min_length=1, max_length=64)] | None = None
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=64)] = ("model", "per_module")
     search: Search = Search()
     breaking_points: Annotated[tuple[BreakingPointRequest, ...], Field(max_length=16)] | None = None
@@ -181,7 +226,7 @@ class AuditRequest(Input):
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
         problems = [*self._find_scope_problems(), *self._find_metric_problems()]
-        cells = sum(len(entry.epsilon) * len(entry.max_corrupted) for entry in self.sets or ())
+        cells = sum(entry.count_cells() for entry in self.sets or ())
         if cells > MAX_CELLS_PER_SCOPE:
             problems.append(f"sets make {cells} cells per scope; at most {MAX_CELLS_PER_SCOPE} are allowed")
         if problems:

@@ -42,4 +42,4 @@ def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measureme
     sets = choose_sets(job.request, points)
     sweep = sweep_scopes(context, sets, job.scratch, report_progress)
     report_progress("writing", 0, 1)
-    return write_measurement(context, sweep, points, (*flags, *context.flags, *sweep.flags))
+    return write_measurement(context, sweep, points, (*flags, *context.flags, *sweep.list_flags()))

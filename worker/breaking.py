@@ -10,8 +10,9 @@ from schemas.request import BreakingPointRequest, Limit
 from worker.context import AuditContext
 from worker.engine.breaking_point import BreakingPointResult, Probe, find_breaking_point
 from worker.engine.corruption import CorruptionSet
+from worker.engine.record import Clean
 from worker.engine.scopes import Scope, describe_no_match
-from worker.engine.search import Cell, Clean, search_cells
+from worker.engine.search import Cell, search_cells
 from worker.engine.session import Evaluator
 from worker.engine.tally import Outcome
 
@@ -75,8 +76,8 @@ def _find_one(context: AuditContext, point: BreakingPointRequest, scope: Scope) 
         return context.clean.compute_damage(what, outcome) >= threshold
 
     def probe(epsilon: float) -> Probe:
-        cell = Cell(scope, CorruptionSet(float(point.norm), epsilon, point.max_corrupted), (point.max_corrupted,))
-        [result] = search_cells(evaluator, [cell], gradient, context.clean, settings, crosses)
+        cell = Cell(scope, CorruptionSet(float(point.norm), epsilon, point.max_corrupted, point.scale), (point.max_corrupted,))
+        [result] = search_cells(evaluator, [cell], gradient, context.pool, settings, crosses)
         outcome = result.worst[what].outcome
         observed = context.clean.compute_damage(what, outcome)
         shown = None if observed == float("inf") else observed

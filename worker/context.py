@@ -9,8 +9,9 @@ from worker.engine.flags import RaisedFlag
 from worker.engine.gradient import GradientInfo, compute_gradient
 from worker.engine.objective import Objective
 from worker.engine.opening import Source, open_session
+from worker.engine.record import Clean, Pool
 from worker.engine.scopes import NamePattern, Scope, find_scopes
-from worker.engine.search import Clean, SearchSettings
+from worker.engine.search import SearchSettings
 from worker.engine.session import Session
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class AuditContext:
     """An audit on its way.
 
-    audited: the weights with a differentiable path to the loss, or all of them where there is none at all.
+    audited: the weights with a differentiable path to the loss, or all of them where there is none at all. pool: the worst
+    corruptions found so far, over all phases.
     """
 
     job: "AuditInput"
@@ -30,6 +32,7 @@ class AuditContext:
     audited: tuple[str, ...]
     gradient: GradientInfo
     clean: Clean
+    pool: Pool
     scopes: tuple[Scope, ...]
     settings: SearchSettings
     flags: tuple[RaisedFlag, ...]
@@ -56,7 +59,7 @@ def open_context(job: "AuditInput") -> AuditContext:
         flags = [RaisedFlag("no_gradient", evidence={"tensors": len(audited)}), *flags]
     search = request.search
     settings = SearchSettings(search.method, search.budget_passes, search.random_trials, search.seed)
-    return AuditContext(job, session, opened.parity, audited, gradient, clean, tuple(scopes), settings, tuple(flags))
+    return AuditContext(job, session, opened.parity, audited, gradient, clean, Pool(clean), tuple(scopes), settings, tuple(flags))
 
 
 def build_source(job: "AuditInput") -> Source:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-from schemas.base import Norm
+from schemas.base import Norm, Scale
 from schemas.report import (
     Finding,
     FirstOrder,
@@ -26,7 +26,8 @@ from schemas.report import (
     StopReason,
 )
 from worker.engine.corruption import CorruptionSet
-from worker.engine.search import Candidate, CellResult, Clean
+from worker.engine.record import Candidate, Clean
+from worker.engine.search import CellResult
 from worker.engine.tally import Outcome, compute_drop
 
 
@@ -41,7 +42,7 @@ def describe_set(corruption_set: CorruptionSet) -> dict[str, Any]:
         "norm": show_norm(corruption_set.norm),
         "epsilon": corruption_set.epsilon,
         "max_corrupted": corruption_set.max_corrupted,
-        "scale": "absolute",
+        "scale": corruption_set.scale,
     }
 
 
@@ -49,7 +50,7 @@ def build_finding(identity: str, result: CellResult, clean: Clean, weight_norm: 
     """Return the report's finding for one cell. `weight_norm` is the scope's p-norm."""
     scope, asked = result.cell.scope, result.cell.asked
     chosen = result.cell.corruption_set
-    corrupted = chosen.count_corrupted(result.weights)
+    corrupted, is_absolute = result.corrupted, chosen.scale == "absolute"
     return Finding(
         id=identity,
         scope=ScopeInfo(kind=cast("Any", scope.kind), name=scope.name, weights=result.weights),
@@ -59,9 +60,10 @@ def build_finding(identity: str, result: CellResult, clean: Clean, weight_norm: 
             max_corrupted=asked[0],
             also_asked=asked[1:],
             weights_corrupted=corrupted,
-            scale="absolute",
-            change_per_weight=chosen.epsilon * corrupted ** (-1 / chosen.norm),
-            relative_epsilon=chosen.epsilon / weight_norm if weight_norm else None,
+            scale=cast("Scale", chosen.scale),
+            zero_scale=result.weights - result.movable,
+            change_per_weight=chosen.epsilon * corrupted ** (-1 / chosen.norm) if is_absolute else None,
+            relative_epsilon=chosen.epsilon / weight_norm if weight_norm and is_absolute else None,
         ),
         predicted=Predicted(loss_change=result.predicted, kind="estimate"),
         first_order=FirstOrder(
@@ -130,22 +132,23 @@ def _summarise_metric(name: str, outcomes: Sequence[Outcome], clean: Clean) -> R
 
 def build_rankings(findings: Sequence[Finding]) -> tuple[Ranking, ...]:
     """Return, per kind of scope and set, the scopes with the most vulnerable first; non-finite damage ranks highest."""
-    groups: dict[tuple[str, str, float, int | None], list[Finding]] = {}
+    groups: dict[tuple[str, str, float, int | None, str], list[Finding]] = {}
     for finding in findings:
         if finding.scope.kind in {"per_module", "per_tensor"}:
             for asked in (finding.set.max_corrupted, *finding.set.also_asked):
-                groups.setdefault((finding.scope.kind, str(finding.set.norm), finding.set.epsilon, asked), []).append(finding)
+                given = finding.set
+                groups.setdefault((finding.scope.kind, str(given.norm), given.epsilon, asked, given.scale), []).append(finding)
     return tuple(
         Ranking(
             kind=cast("Literal['per_module', 'per_tensor']", kind),
-            set={"norm": members[0].set.norm, "epsilon": epsilon, "max_corrupted": asked, "scale": "absolute"},
+            set={"norm": members[0].set.norm, "epsilon": epsilon, "max_corrupted": asked, "scale": scale},
             by="loss_change",
             scopes=tuple(
                 RankingEntry(scope=finding.scope.name, finding=finding.id, loss_change=finding.measured.loss_change)
                 for finding in sorted(members, key=_rank)
             ),
         )
-        for (kind, _, epsilon, asked), members in groups.items()
+        for (kind, _, epsilon, asked, scale), members in groups.items()
     )
 
 

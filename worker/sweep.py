@@ -1,5 +1,7 @@
 """The sweep: every corruption set in every scope, with its flags and its counterexamples."""
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,14 +9,13 @@ from pathlib import Path
 import torch
 
 from schemas.report import Finding
-from schemas.request import AuditRequest
+from schemas.request import AuditRequest, NormSet, RoundingSet
 from worker.breaking import FoundBreakingPoint
 from worker.context import AuditContext
 from worker.engine.cells import plan_cells
 from worker.engine.corruption import CorruptionSet
 from worker.engine.counterexample import LARGEST_BYTES, estimate_counterexample_bytes, save_counterexample
 from worker.engine.flags import RaisedFlag, find_cell_flags
-from worker.engine.scopes import Scope
 from worker.engine.search import Cell, CellResult, search_cells
 from worker.engine.session import Evaluator
 from worker.findings import build_finding
@@ -22,12 +23,20 @@ from worker.findings import build_finding
 
 @dataclass
 class Sweep:
-    """Findings in order, the flags they raised, and counterexample files by finding."""
+    """Findings and the flags they raised, by the finding's place in the report, and counterexample files by finding."""
 
-    findings: list[Finding] = field(default_factory=list)
-    flags: list[RaisedFlag] = field(default_factory=list)
+    findings: dict[int, Finding] = field(default_factory=dict)
+    flags: dict[int, list[RaisedFlag]] = field(default_factory=dict)
     counterexamples: dict[str, str] = field(default_factory=dict)
     worst: dict[tuple[str, CorruptionSet], tuple[float, str]] = field(default_factory=dict)
+
+    def list_findings(self) -> tuple[Finding, ...]:
+        """Return the findings in the report's order."""
+        return tuple(self.findings[place] for place in sorted(self.findings))
+
+    def list_flags(self) -> tuple[RaisedFlag, ...]:
+        """Return the flags in the order of the findings."""
+        return tuple(flag for place in sorted(self.flags) for flag in self.flags[place])
 
 
 def choose_sets(request: AuditRequest, points: Sequence[FoundBreakingPoint]) -> list[CorruptionSet]:
@@ -36,55 +45,52 @@ def choose_sets(request: AuditRequest, points: Sequence[FoundBreakingPoint]) -> 
     Where the limit was never crossed, half of the largest epsilon that was tried.
     """
     if request.sets is not None:
-        return [
-            CorruptionSet(float(entry.norm), epsilon, n)
-            for entry in request.sets
-            for epsilon in entry.epsilon
-            for n in entry.max_corrupted
-        ]
+        return [chosen for entry in request.sets for chosen in _list_sets(entry)]
     sets = []
     for point in points:
         reach = point.result.hi if point.result.hi is not None else point.result.lo
         if reach is not None:
-            sets.append(CorruptionSet(float(point.asked.norm), reach / 2, point.asked.max_corrupted))
+            sets.append(CorruptionSet(float(point.asked.norm), reach / 2, point.asked.max_corrupted, point.asked.scale))
     return list(dict.fromkeys(sets))
+
+
+def _list_sets(entry: NormSet | RoundingSet) -> list[CorruptionSet]:
+    if isinstance(entry, RoundingSet):
+        return [CorruptionSet(math.inf, 1.0, None, entry.scale)]
+    return [CorruptionSet(float(entry.norm), epsilon, n, entry.scale) for epsilon in entry.epsilon for n in entry.max_corrupted]
 
 
 def sweep_scopes(
     context: AuditContext, sets: Sequence[CorruptionSet], scratch: Path, report_progress: Callable[[str, int, int], None]
 ) -> Sweep:
     """Search every set in every scope."""
-    sizes = [sum(context.session.program.weights[name].numel() for name in scope.tensors) for scope in context.scopes]
+    weights = context.session.program.weights
+    sizes = [sum(weights[name].numel() for name in scope.tensors) for scope in context.scopes]
     plans = [plan_cells(scope, size, sets) for scope, size in zip(context.scopes, sizes, strict=True)]
-    total = sum(len(cells) for cells in plans)
+    places = list(itertools.accumulate((len(cells) for cells in plans), initial=1))
     sweep = Sweep()
-    report_progress("search", 0, total)
-    for scope, cells in zip(context.scopes, plans, strict=True):
-        _sweep_scope(context, scope, cells, sweep, scratch, lambda: report_progress("search", len(sweep.findings), total))
+    # Parts first: what is found in a part counts in every scope that holds it.
+    for index in sorted(range(len(plans)), key=lambda index: len(context.scopes[index].tensors)):
+        report_progress("search", len(sweep.findings), places[-1] - 1)
+        _sweep_scope(context, plans[index], places[index], sweep, scratch)
     return sweep
 
 
-def _sweep_scope(
-    context: AuditContext, scope: Scope, cells: Sequence[Cell], sweep: Sweep, scratch: Path, advance: Callable[[], None]
-) -> None:
+def _sweep_scope(context: AuditContext, cells: Sequence[Cell], place: int, sweep: Sweep, scratch: Path) -> None:
+    scope = cells[0].scope
     evaluator = Evaluator(context.session, scope.tensors)
     gradient, settings = context.gradient.flatten(scope.tensors), context.settings
+    flags = sweep.flags.setdefault(place, [])
     if context.gradient.is_zero(scope.tensors):
-        evidence = {"gradient_norm": context.gradient.compute_norm(scope.tensors)}
-        sweep.flags.append(RaisedFlag("zero_gradient", scope.name, evidence))
+        flags.append(RaisedFlag("zero_gradient", scope.name, {"gradient_norm": context.gradient.compute_norm(scope.tensors)}))
         gradient, settings = torch.zeros_like(gradient), replace(settings, random_trials=max(1, settings.random_trials))
-    weights = torch.cat([context.session.program.weights[name].reshape(-1) for name in scope.tensors])
-    norms: dict[float, float] = {}
-    for result in search_cells(evaluator, cells, gradient, context.clean, settings):
-        identity = f"f-{len(sweep.findings) + 1:04d}"
-        p = result.cell.corruption_set.norm
-        if p not in norms:
-            norms[p] = float(torch.linalg.vector_norm(weights, p, dtype=torch.float64))
-        examples = len(context.session.dataset)
-        sweep.findings.append(build_finding(identity, result, context.clean, norms[p], examples, settings.seed))
-        sweep.flags += find_cell_flags(result, context.clean, identity)
+    for offset, result in enumerate(search_cells(evaluator, cells, gradient, context.pool, settings)):
+        identity = f"f-{place + offset:04d}"
+        norm = evaluator.layout.compute_norm(result.cell.corruption_set.norm)
+        finding = build_finding(identity, result, context.clean, norm, len(context.session.dataset), settings.seed)
+        sweep.findings[place + offset] = finding
+        flags += find_cell_flags(result, context.clean, identity)
         _keep_counterexample(context, evaluator, result, identity, sweep, scratch)
-        advance()
 
 
 def _keep_counterexample(

@@ -29,8 +29,8 @@ def write_measurement(
         labels_counted=context.session.labels_counted,
         coverage=_build_coverage(context),
         clean=report.Clean(loss=context.clean.loss, metrics=context.clean.metrics),
-        findings=tuple(sweep.findings),
-        ranking=build_rankings(sweep.findings),
+        findings=sweep.list_findings(),
+        ranking=build_rankings(sweep.list_findings()),
         breaking_points=tuple(_build_breaking_point(point) for point in points),
         theory=_build_theory(context),
         flags=tuple(_build_flag(flag) for flag in flags),
@@ -58,7 +58,7 @@ def _build_coverage(context: AuditContext) -> report.Coverage:
 
 def _build_breaking_point(point: FoundBreakingPoint) -> report.BreakingPoint:
     asked, result = point.asked, point.result
-    chosen = CorruptionSet(float(asked.norm), 1.0, asked.max_corrupted)
+    chosen = CorruptionSet(float(asked.norm), 1.0, asked.max_corrupted, asked.scale)
     return report.BreakingPoint(
         limit=asked.limit.model_dump(mode="json", exclude_none=True),
         scope=asked.scope,

@@ -44,7 +44,7 @@ Without --server and FAULTLINE_URL, the service that runs in this folder is used
 @click.option(
     "--metric", "metrics", multiple=True, metavar="NAME", help="accuracy, error_rate, top_5, top_5_error_rate, perplexity or mse."
 )
-@click.option("--method", metavar="NAME", help="first_order or reapplied.")
+@click.option("--method", metavar="NAME", help="first_order, reapplied, ascent or auto.")
 @click.option("--budget", "budget_passes", type=int, metavar="N", help="Passes over the data per cell.")
 @click.option("--trials", "random_trials", type=int, metavar="N", help="Random corruptions per cell.")
 @click.option("--seed", type=int, metavar="N", help="Seed of everything random.")

@@ -1,6 +1,7 @@
 """Cells: which corruption sets are searched in which scope."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from worker.engine.corruption import CorruptionSet
 from worker.engine.scopes import Scope
@@ -16,9 +17,10 @@ def plan_cells(scope: Scope, weights: int, sets: Sequence[CorruptionSet]) -> lis
     >>> [cell.asked for cell in plan_cells(scope, 3, [CorruptionSet(2.0, 0.1, None), CorruptionSet(2.0, 0.1, 5)])]
     [(None, 5)]
     """
-    cells: dict[tuple[float, float, int], Cell] = {}
+    cells: dict[CorruptionSet, Cell] = {}
     for entry in sets:
-        key = (entry.norm, entry.epsilon, entry.count_corrupted(weights))
+        count = entry.max_corrupted or weights if entry.scale == "tensor" else entry.count_corrupted(weights)
+        key = replace(entry, max_corrupted=min(count, weights))
         asked = (*cells[key].asked, entry.max_corrupted) if key in cells else (entry.max_corrupted,)
         cells[key] = Cell(scope, cells[key].corruption_set if key in cells else entry, asked)
     return list(cells.values())

@@ -10,14 +10,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CorruptionSet:
-    r"""S(p, epsilon, n) = {a : \|a\|_p <= epsilon, \|a\|_0 <= n}.
+    r"""S(p, epsilon, n) = {a : \|a / s\|_p <= epsilon, \|a\|_0 <= n}.
 
-    max_corrupted: n; None means every weight of the scope.
+    max_corrupted: n; None means every weight of the scope. scale: what s is: absolute (1), elementwise
+    (|w|), tensor (a ball for each tensor, epsilon times the tensor's p-norm), or a rounding (half of the format's step; then
+    p = inf and epsilon = 1).
     """
 
     norm: float
     epsilon: float
     max_corrupted: int | None = None
+    scale: str = "absolute"
 
     def count_corrupted(self, weights: int) -> int:
         """Return how many of `weights` weights a worst case in the set corrupts: one for p = 1, else min(n, k).
@@ -111,12 +114,3 @@ def project_corruption(vector: Tensor, corruption_set: CorruptionSet) -> Tensor:
         return kept.clamp(-corruption_set.epsilon, corruption_set.epsilon)
     size = torch.linalg.vector_norm(kept, corruption_set.norm)
     return kept * (corruption_set.epsilon / size) if size > corruption_set.epsilon else kept
-
-
-def draw_random_corruption(weights: int, corruption_set: CorruptionSet, seed: int) -> Tensor:
-    """Return the closed form of a standard normal draw: exactly the norm and support size of the worst case.
-
-    Drawn on the CPU, so it is the same on every device. Source: method section 4.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    return compute_closed_form(torch.randn(weights, generator=generator, dtype=torch.float64), corruption_set).corruption

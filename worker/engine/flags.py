@@ -8,7 +8,8 @@ from torch import Tensor
 
 from worker.engine.models.load import PARITY_NEAR_LIMIT
 from worker.engine.objective import Objective
-from worker.engine.search import CellResult, Clean
+from worker.engine.record import Clean
+from worker.engine.search import CellResult
 from worker.engine.session import Session
 
 FLAGS: dict[str, tuple[str, str]] = {

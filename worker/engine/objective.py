@@ -54,3 +54,10 @@ class Objective:
         elif self.output_kind == "probabilities":
             logs = logs.log()
         return functional.nll_loss(logs, target.flatten(), reduction="none", ignore_index=self.ignore_index).view(target.shape)
+
+    def compute_margin_losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return minus the margin of each label's class, 0 once it is answered wrongly; its rise lowers the accuracy."""
+        counted = self.find_counted(target)
+        right = torch.where(counted, target, 0).unsqueeze(-1)
+        margin = output.gather(-1, right) - output.scatter(-1, right, -torch.inf).amax(-1, keepdim=True)
+        return torch.where(counted, -margin.squeeze(-1).clamp(min=0), 0)

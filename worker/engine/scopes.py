@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from schemas.errors import Fault, ScopeError
+from worker.engine.corruption import CorruptionSet
+from worker.engine.regions import Region, build_region
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,11 @@ def _group_by_module(weights: Sequence[str], modules: Mapping[str, str]) -> dict
 class Layout:
     """Turns the tensors of a scope into one vector [k] and back."""
 
-    def __init__(self, weights: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    def __init__(
+        self, weights: Mapping[str, Tensor], names: Sequence[str], channel_axes: Mapping[str, int] | None = None
+    ) -> None:
         self.names = tuple(names)
+        self._axes = [(channel_axes or {}).get(name) for name in names]
         self._clean = {name: weights[name] for name in names}
         self._sizes = [self._clean[name].numel() for name in names]
 
@@ -87,6 +92,10 @@ class Layout:
     def size(self) -> int:
         """k, the number of weights in the scope."""
         return sum(self._sizes)
+
+    def compute_norm(self, p: float) -> float:
+        """Return the p-norm of the clean weights, in float64."""
+        return float(torch.linalg.vector_norm(self.flatten(self._clean), p, dtype=torch.float64))
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the scope's tensors as one vector [k], in the order of `names`."""
@@ -103,3 +112,21 @@ class Layout:
     def split(self, corruption: Tensor) -> dict[str, Tensor]:
         """Return the vector's pieces, flat, by tensor name."""
         return dict(zip(self.names, corruption.split(self._sizes), strict=True))
+
+    def holds(self, other: "Layout") -> bool:
+        """Tell whether every tensor of `other` is one of these."""
+        return set(self.names).issuperset(other.names)
+
+    def embed(self, other: "Layout", corruption: Tensor) -> Tensor:
+        """Return a corruption of the tensors of `other` as one of these tensors: the further weights do not move."""
+        pieces = other.split(corruption)
+        return torch.cat(
+            [
+                pieces[name] if name in pieces else corruption.new_zeros(size)
+                for name, size in zip(self.names, self._sizes, strict=True)
+            ]
+        )
+
+    def build_region(self, corruption_set: CorruptionSet) -> Region:
+        """Return the corruptions of these tensors that the set allows."""
+        return build_region(corruption_set, list(self._clean.values()), self._axes)

@@ -1,17 +1,20 @@
 """Search: the worst corruption found in each cell of a scope, and the random corruptions beside it; method sections 2-4."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worker.engine.corruption import CorruptionSet, compute_closed_form, draw_random_corruption
+from worker.engine.corruption import CorruptionSet
+from worker.engine.record import Candidate, Clean, Pool, Record
+from worker.engine.regions import Region
 from worker.engine.scopes import Scope
 from worker.engine.session import Evaluator
 from worker.engine.strategies import STRATEGIES, Move, Purse, SearchProblem, Strategy
-from worker.engine.tally import Outcome, compute_drop
+from worker.engine.tally import Outcome
 
 CORRUPTED_BYTES = 128 * 2**20
 """Corrupted copies of a scope's weights that are held at once, so that they share one clean pass."""
@@ -23,7 +26,7 @@ StopTest = Callable[[Outcome], bool]
 class SearchSettings:
     """method: a key of STRATEGIES; budget_passes: forward and backward passes per cell."""
 
-    method: str = "reapplied"
+    method: str = "auto"
     budget_passes: int = 64
     random_trials: int = 20
     seed: int = 0
@@ -39,20 +42,17 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A feasible corruption [k] that was applied and measured."""
-
-    method: str
-    outcome: Outcome
-    corruption: Tensor
-
-
-@dataclass(frozen=True)
 class CellResult:
-    """What the search found in a cell. Every outcome was measured, so each is a lower bound."""
+    """What the search found in a cell. Every outcome was measured, so each is a lower bound.
+
+    weights: k; movable: those whose scale is not zero; corrupted: how many the one-step corruption changes.
+    trace: the largest damage to the loss after each measurement of the search.
+    """
 
     cell: Cell
     weights: int
+    movable: int
+    corrupted: int
     predicted: float
     first_order: Outcome
     worst: dict[str, Candidate]
@@ -61,47 +61,21 @@ class CellResult:
     stop_reason: str
     forward: int
     backward: int
-
-
-@dataclass(frozen=True)
-class Clean:
-    """The uncorrupted model: its outcome, with a finite loss and metrics."""
-
-    loss: float
-    metrics: dict[str, float]
-
-    def compute_damage(self, what: str, outcome: Outcome) -> float:
-        """Return the damage to `what` ("loss" or a metric): infinite where the outcome is non-finite."""
-        if what == "loss":
-            return float("inf") if outcome.loss is None else outcome.loss - self.loss
-        drop = compute_drop(what, self.metrics[what], outcome.metrics[what])
-        return float("inf") if drop is None else drop
-
-
-@dataclass
-class Record:
-    """What one cell's search has measured so far: the worst for the loss and for each metric, and the first step."""
-
-    clean: Clean
-    first_order: Outcome | None = None
-    worst: dict[str, Candidate] = field(default_factory=dict)
-
-    def offer(self, candidate: Candidate) -> None:
-        """Keep the candidate wherever it is the worst so far."""
-        for what in ("loss", *self.clean.metrics):
-            kept = self.worst.get(what)
-            damage = self.clean.compute_damage(what, candidate.outcome)
-            if kept is None or damage > self.clean.compute_damage(what, kept.outcome):
-                self.worst[what] = candidate
+    trace: tuple[float, ...] = ()
 
 
 @dataclass
 class Run:
     """One cell's strategy on its way."""
 
+    cell: Cell
+    region: Region
+    predicted: float
     record: Record
     purse: Purse
     strategy: Strategy
+    random: tuple[Outcome, ...]
+    worst_random: Mapping[str, Candidate]
     move: Move | None = None
     stop_reason: str | None = None
 
@@ -110,9 +84,9 @@ class Run:
         self.move = next(self.strategy)
 
     @property
-    def affords_gradient(self) -> bool:
-        """Whether a gradient is wanted here, and the budget allows a step and a measurement of where it leads."""
-        return self.purse.steps_left > 0 and self.move is not None and self.move.wants_gradient
+    def gradient_of(self) -> str | None:
+        """Of what a gradient is wanted here, if the budget allows a step and a measurement of where it leads."""
+        return self.move.gradient_of if self.purse.steps_left > 0 and self.move is not None else None
 
     def take(self, outcome: Outcome, gradient: Tensor | None, stop_when: StopTest | None) -> None:
         """Record what was measured and ask the strategy where to go from there."""
@@ -120,8 +94,7 @@ class Run:
         if move is None:
             message = "there is no corruption to measure"
             raise RuntimeError(message)
-        self.record.offer(Candidate(move.method, outcome, move.corruption))
-        self.record.first_order = self.record.first_order or outcome
+        self.record.take(Candidate(move.method, outcome, move.corruption))
         self.purse.forward += 1
         self.purse.backward += gradient is not None
         if outcome.non_finite:
@@ -140,34 +113,61 @@ class Run:
             if self.purse.left <= 0:
                 self.stop_reason = "budget"
 
+    def finish(self) -> CellResult:
+        """Return what was found."""
+        if self.record.first_order is None or self.stop_reason is None:
+            message = "the search ended without a measurement"
+            raise RuntimeError(message)
+        return CellResult(
+            cell=self.cell,
+            weights=self.record.worst["loss"].corruption.numel(),
+            movable=self.region.movable,
+            corrupted=self.region.corrupted,
+            predicted=self.predicted,
+            first_order=self.record.first_order,
+            worst=self.record.worst,
+            random=self.random,
+            stop_reason=self.stop_reason,
+            forward=self.purse.forward,
+            backward=self.purse.backward,
+            trace=tuple(self.record.trace),
+        )
+
 
 def search_cells(
     evaluator: Evaluator,
     cells: Sequence[Cell],
     gradient: Tensor,
-    clean: Clean,
+    pool: Pool,
     settings: SearchSettings,
     stop_when: StopTest | None = None,
-) -> Iterator[CellResult]:
-    """Yield the result of every cell of one scope, in order.
+) -> list[CellResult]:
+    """Return the result of every cell of one scope, in order, and add what was found to the pool.
 
     gradient: [k], the gradient over all data at w; all zeros where it counts as zero, and then the search
-    starts from the worst random corruption. Cells run side by side, so that they share clean passes.
-    Kind: every measured figure is a lower_bound. Source: method sections 2 and 3, the re-applied closed form
-    a_{j+1} = argmax over S of <a, grad L(w + a_j)>.
+    starts from the worst random corruption. Smaller sets are searched first; cells run side by side, so that they share
+    clean passes, and what is found in one counts in all that allow it.
+    Kind: every measured figure is a lower_bound. Source: method sections 2 and 3.
     """
+    order = sorted(range(len(cells)), key=lambda index: _measure_size(cells[index].corruption_set))
     size = max(1, CORRUPTED_BYTES // (16 * evaluator.layout.size))
+    runs: dict[int, Run] = {}
     for start in range(0, len(cells), size):
-        part = cells[start : start + size]
-        trials = [measure_random(evaluator, cell, clean, settings, size) for cell in part]
-        forms = [compute_closed_form(gradient, cell.corruption_set) for cell in part]
-        runs = [
-            _prepare(cell, form.corruption, clean, settings, random, evaluator.layout.size)
-            for cell, form, (_, random) in zip(part, forms, trials, strict=True)
-        ]
-        _run_side_by_side(evaluator, [run for run in runs if run.stop_reason is None], stop_when)
-        for cell, form, run, (outcomes, random) in zip(part, forms, runs, trials, strict=True):
-            yield _finish(cell, form.value, run, outcomes, random, evaluator.layout.size)
+        part = {index: _prepare(evaluator, cells[index], gradient, pool, settings, size) for index in order[start : start + size]}
+        _run_side_by_side(evaluator, [run for run in part.values() if run.stop_reason is None], stop_when)
+        for run in part.values():
+            for candidate in run.worst_random.values():
+                run.record.offer(candidate)
+            pool.add(evaluator.layout, run.record.worst.values())
+        runs |= part
+    for run in runs.values():
+        for candidate in pool.find(evaluator.layout, run.cell.corruption_set):
+            run.record.offer(candidate)
+    return [runs[index].finish() for index in range(len(cells))]
+
+
+def _measure_size(corruption_set: CorruptionSet) -> tuple[float, float, float]:
+    return (corruption_set.epsilon, corruption_set.max_corrupted or math.inf, corruption_set.norm)
 
 
 def derive_seed(seed: int, *parts: object) -> int:
@@ -176,40 +176,44 @@ def derive_seed(seed: int, *parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def measure_random(
-    evaluator: Evaluator, cell: Cell, clean: Clean, settings: SearchSettings, size: int
+def _measure_random(
+    evaluator: Evaluator, cell: Cell, region: Region, clean: Clean, settings: SearchSettings, size: int
 ) -> tuple[tuple[Outcome, ...], dict[str, Candidate]]:
     """Apply and measure the cell's random trials, at most `size` at once; return all outcomes and the worst."""
     outcomes: list[Outcome] = []
     record = Record(clean)
     for start in range(0, settings.random_trials, size):
         trials = range(start, min(start + size, settings.random_trials))
-        drawn = [_draw(cell, evaluator.layout.size, settings.seed, trial) for trial in trials]
+        drawn = [region.draw(derive_seed(settings.seed, cell.scope.name, trial)) for trial in trials]
         for corruption, outcome in zip(drawn, evaluator.measure(drawn), strict=True):
             outcomes.append(outcome)
             record.offer(Candidate("random", outcome, corruption))
     return tuple(outcomes), record.worst
 
 
-def _draw(cell: Cell, weights: int, seed: int, trial: object) -> Tensor:
-    return draw_random_corruption(weights, cell.corruption_set, derive_seed(seed, cell.scope.name, trial))
-
-
-def _prepare(
-    cell: Cell, start: Tensor, clean: Clean, settings: SearchSettings, random: Mapping[str, Candidate], weights: int
-) -> Run:
-    record, purse = Record(clean), Purse(settings.budget_passes)
+def _prepare(evaluator: Evaluator, cell: Cell, gradient: Tensor, pool: Pool, settings: SearchSettings, size: int) -> Run:
+    clean, region = pool.clean, evaluator.layout.build_region(cell.corruption_set)
+    random, worst_random = _measure_random(evaluator, cell, region, clean, settings, size)
+    form = region.maximise(gradient)
+    record, purse, start = Record(clean), Purse(settings.budget_passes), form.corruption
     stuck = not start.any()
     if stuck:
         # The first-order maximiser of a zero gradient is no corruption at all.
-        record.first_order = Outcome(clean.loss, dict(clean.metrics), 0)
-        record.offer(Candidate("first_order", record.first_order, start))
-        start = random["loss"].corruption if random else start
+        record.take(Candidate("first_order", Outcome(clean.loss, dict(clean.metrics), 0), start))
+        start = worst_random["loss"].corruption if worst_random else start
+    for candidate in pool.find(evaluator.layout, cell.corruption_set):
+        record.offer(candidate)
     problem = SearchProblem(
-        cell.corruption_set, clean.loss, purse, lambda restart: _draw(cell, weights, settings.seed, f"restart {restart}")
+        region=region,
+        clean_loss=clean.loss,
+        purse=purse,
+        draw=lambda restart: region.draw(derive_seed(settings.seed, cell.scope.name, f"restart {restart}")),
+        find_best=lambda: record.worst["loss"].corruption,
+        has_margin="accuracy" in clean.metrics and evaluator.session.objective.has_classes,
     )
-    run = Run(record, purse, STRATEGIES[settings.method](start, problem))
-    if stuck and not random:
+    strategy = STRATEGIES[settings.method](start, problem)
+    run = Run(cell, region, form.value, record, purse, strategy, random, worst_random)
+    if stuck and not worst_random:
         run.stop_reason = "zero_gradient"
     else:
         run.begin()
@@ -219,34 +223,17 @@ def _prepare(
 def _run_side_by_side(evaluator: Evaluator, runs: Sequence[Run], stop_when: StopTest | None) -> None:
     """Run the strategies in step, so that all share the clean part of each pass."""
     while active := [run for run in runs if run.stop_reason is None and run.move is not None]:
-        stepping = [run for run in active if run.affords_gradient]
-        ending = [run for run in active if run not in stepping]
-        if stepping:
-            measured = evaluator.measure_with_gradient([run.move.corruption for run in stepping if run.move])
-            for run, (outcome, gradient) in zip(stepping, measured, strict=True):
+        wanted = [run.gradient_of for run in active]
+        for kind in ("loss", "margin", None):
+            chosen = [run for run, of in zip(active, wanted, strict=True) if of == kind]
+            corruptions = [run.move.corruption for run in chosen if run.move]
+            for run, (outcome, gradient) in zip(chosen, _measure(evaluator, corruptions, kind), strict=True):
                 run.take(outcome, gradient, stop_when)
-        if ending:
-            outcomes = evaluator.measure([run.move.corruption for run in ending if run.move])
-            for run, outcome in zip(ending, outcomes, strict=True):
-                run.take(outcome, None, stop_when)
 
 
-def _finish(
-    cell: Cell, predicted: float, run: Run, random: tuple[Outcome, ...], worst_random: Mapping[str, Candidate], weights: int
-) -> CellResult:
-    for candidate in worst_random.values():
-        run.record.offer(candidate)
-    if run.record.first_order is None or run.stop_reason is None:
-        message = "the search ended without a measurement"
-        raise RuntimeError(message)
-    return CellResult(
-        cell=cell,
-        weights=weights,
-        predicted=predicted,
-        first_order=run.record.first_order,
-        worst=run.record.worst,
-        random=random,
-        stop_reason=run.stop_reason,
-        forward=run.purse.forward,
-        backward=run.purse.backward,
-    )
+def _measure(evaluator: Evaluator, corruptions: Sequence[Tensor], kind: str | None) -> Sequence[tuple[Outcome, Tensor | None]]:
+    if not corruptions:
+        return []
+    if kind is None:
+        return [(outcome, None) for outcome in evaluator.measure(corruptions)]
+    return evaluator.measure_with_gradient(corruptions, kind)

@@ -63,7 +63,7 @@ class Evaluator:
 
     def __init__(self, session: Session, names: Sequence[str]) -> None:
         self.session = session
-        self.layout = Layout(session.program.weights, names)
+        self.layout = Layout(session.program.weights, names, session.clean.channel_axes)
         self._split = SplitProgram(session.clean, frozenset(names))
         self._labels = session.labels_counted
         self._kept: dict[int, Boundary] = {}
@@ -79,27 +79,32 @@ class Evaluator:
                     tally.add(self._run(boundary, parameters), batch[1])
         return [tally.outcome() for tally in tallies]
 
-    def measure_with_gradient(self, corruptions: Sequence[Tensor]) -> list[tuple[Outcome, Tensor]]:
-        """Return outcome and gradient [k] of the mean loss at each w + a. One forward and one backward pass each."""
+    def measure_with_gradient(self, corruptions: Sequence[Tensor], of: str = "loss") -> list[tuple[Outcome, Tensor]]:
+        """Return the outcome and the gradient [k] of the mean loss at each w + a. One forward and one backward pass each.
+
+        of: "loss", or "margin" for the gradient of its surrogate for the accuracy (objective.compute_margin_losses).
+        """
         corrupted = [self.layout.apply(corruption) for corruption in corruptions]
         for leaves in corrupted:
             for leaf in leaves.values():
                 leaf.requires_grad_()
-        outcomes = self.differentiate(corrupted)
+        outcomes = self.differentiate(corrupted, of)
         return [
             (outcome, self.layout.flatten({name: read_gradient(leaf) for name, leaf in leaves.items()}))
             for outcome, leaves in zip(outcomes, corrupted, strict=True)
         ]
 
-    def differentiate(self, parameters: Sequence[Mapping[str, Tensor]]) -> list[Outcome]:
+    def differentiate(self, parameters: Sequence[Mapping[str, Tensor]], of: str = "loss") -> list[Outcome]:
         """Return the outcome of each set of parameters, and add the gradient of the mean loss to what requires one."""
-        tallies = [Tally(self.session.objective) for _ in parameters]
+        objective = self.session.objective
+        compute = objective.compute_losses if of == "loss" else objective.compute_margin_losses
+        tallies = [Tally(objective) for _ in parameters]
         for batch, boundary in self._batches():
             for leaves, tally in zip(parameters, tallies, strict=True):
                 output = self._run(boundary, leaves)
                 tally.add(output, batch[1])
                 if output.requires_grad:
-                    (self.session.objective.compute_losses(output, batch[1]).sum() / self._labels).backward()
+                    (compute(output, batch[1]).sum() / self._labels).backward()
         return [tally.outcome() for tally in tallies]
 
     def _run(self, boundary: Boundary, parameters: Mapping[str, Tensor]) -> Tensor:

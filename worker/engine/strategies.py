@@ -1,18 +1,19 @@
 """Strategies: where a search goes next, given what it measured; method section 3.
 
-A strategy is a generator. It yields the corruption to measure and is sent the outcome there and the gradient of
-the loss at w + a, or None when the budget allows no further step; it returns its stop reason. Whoever runs it
+A strategy is a generator. It yields the corruption to measure and is sent the outcome there and the gradient that it
+asked for at w + a, or None when the budget allows no further step; it returns its stop reason. Whoever runs it
 (search.py) applies, measures, keeps the worst, and enforces the budget.
 """
 
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from worker.engine.corruption import CorruptionSet, compute_closed_form, project_corruption
+from worker.engine.regions import Region
 from worker.engine.tally import Outcome
 
 SMALLEST_GAIN = 1e-3
@@ -21,15 +22,19 @@ PATIENCE = 3
 ASCENT_STEPS = 25
 FIRST_STEP = 2.0
 """The first ascent step has this share of epsilon; with small ones the first support never changes when n < k."""
+FEW = 8
+"""Up to this many corrupted weights, single exchanges are tried; and as many newcomers for each."""
+
+Surrogate = Literal["loss", "margin"]
 
 
 @dataclass(frozen=True)
 class Move:
-    """A corruption [k] to measure, and the method that proposes it."""
+    """A corruption [k] to measure, the method that proposes it, and of what the gradient is wanted there."""
 
     corruption: Tensor
     method: str
-    wants_gradient: bool = True
+    gradient_of: Surrogate | None = "loss"
 
 
 @dataclass
@@ -56,70 +61,116 @@ Strategy = Generator[Move, tuple[Outcome, Tensor | None], str]
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What a strategy works on: the set, the clean loss, the passes, and random points of the set to start from."""
+    """What a strategy works on.
 
-    corruption_set: CorruptionSet
+    draw: restart number -> a random corruption on the region's edge. find_best: the worst corruption found so far.
+    has_margin: whether the objective has classes, so that the margin can stand in for the accuracy.
+    """
+
+    region: Region
     clean_loss: float
     purse: Purse
     draw: Callable[[int], Tensor]
+    find_best: Callable[[], Tensor]
+    has_margin: bool = False
 
 
 def measure_once(start: Tensor, problem: SearchProblem) -> Strategy:
     """Measure the one-step corruption and stop."""
-    yield Move(start, "first_order", wants_gradient=False)
+    yield Move(start, "first_order", None)
     return "single_step"
 
 
-def reapply(start: Tensor, problem: SearchProblem, most_steps: float = math.inf) -> Strategy:
+def reapply(start: Tensor, problem: SearchProblem, most_steps: float = math.inf, first: str = "first_order") -> Strategy:
     """a_{j+1} = argmax over S of <a, grad L(w + a_j)>: no step size, always feasible, monotone where L is convex."""
     corruption, best, stalled, step = start, -math.inf, 0, 0
     while step <= most_steps:
-        outcome, gradient = yield Move(corruption, "reapplied" if step else "first_order")
+        outcome, gradient = yield Move(corruption, "reapplied" if step else first)
         if gradient is None:
             return "budget"
         change = math.inf if outcome.loss is None else outcome.loss - problem.clean_loss
         stalled = 0 if change > best + SMALLEST_GAIN * abs(best) else stalled + 1
-        following = compute_closed_form(gradient, problem.corruption_set).corruption
+        following = problem.region.maximise(gradient).corruption
         if stalled >= PATIENCE or torch.equal(following, corruption) or not following.any():
             return "converged"
         corruption, best, step = following, max(best, change), step + 1
     return "converged"
 
 
-def ascend(start: Tensor, problem: SearchProblem, steps: int) -> Strategy:
+def ascend(start: Tensor, problem: SearchProblem, steps: int, of: Surrogate = "loss") -> Strategy:
     """Projected ascent: a_{j+1} = Pi_S(a_j + u_j), u_j the closed form of norm alpha_j = 2 epsilon (1 - j / K) over all k."""
-    corruption, chosen = start, problem.corruption_set
+    corruption, region = start, problem.region
     for step in range(steps):
-        _, gradient = yield Move(corruption, "ascent")
+        _, gradient = yield Move(corruption, "ascent", of)
         if gradient is None:
             return "budget"
-        length = FIRST_STEP * chosen.epsilon * (1 - step / steps)
-        move = compute_closed_form(gradient, CorruptionSet(chosen.norm, length)).corruption
+        move = region.step(gradient, FIRST_STEP * (1 - step / steps))
         if not move.any():
             return "converged"
-        corruption = project_corruption(corruption + move, chosen)
-    yield Move(corruption, "ascent", wants_gradient=False)
+        corruption = region.project(corruption + move)
+    yield Move(corruption, "ascent", None)
     return "converged"
 
 
+def exchange(problem: SearchProblem, passes: int) -> Strategy:
+    """Swap one of a few corrupted weights for another while that helps: the least useful first, the steepest newcomer first."""
+    spent_before = problem.purse.left
+    while spent_before - problem.purse.left < passes:
+        current = problem.find_best()
+        outcome, gradient = yield Move(current, "exchange")
+        if gradient is None or outcome.loss is None:
+            return "budget"
+        improved = False
+        for mask in _list_exchanges(current, problem.region.weigh(gradient)):
+            if spent_before - problem.purse.left >= passes:
+                return "budget"
+            tried, _ = yield Move(problem.region.maximise(gradient * mask).corruption, "exchange", None)
+            if tried.loss is not None and tried.loss > outcome.loss:
+                improved = True
+                break
+        if not improved:
+            return "converged"
+    return "budget"
+
+
+def _list_exchanges(current: Tensor, steepness: Tensor) -> list[Tensor]:
+    inside = (current != 0).nonzero().flatten()
+    outside = torch.where(current == 0, steepness, torch.zeros_like(steepness)).topk(min(FEW, current.numel())).indices
+    masks = []
+    for leaving in inside[steepness[inside].argsort()].tolist():
+        for entering in outside.tolist():
+            if current[entering] == 0:
+                mask = current != 0
+                mask[leaving], mask[entering] = False, True
+                masks.append(mask)
+    return masks
+
+
 def combine(start: Tensor, problem: SearchProblem) -> Strategy:
-    """Re-apply with a third of the budget, ascend from the same start, then from random points to the end."""
-    # Each of the two wins on some networks, and the large early steps of the ascent leave the first support.
+    """Re-apply, ascend, ascend the margin, exchange; then restart from the worst found and from random points to the end."""
+    # Each wins on some networks, and the large early steps of the ascent leave the first support.
     purse = problem.purse
-    yield from reapply(start, problem, purse.steps_left / 3)
-    reason, restart = "budget", 0
+    share = purse.steps_left / 4
+    yield from reapply(start, problem, share)
+    yield from ascend(start, problem, min(math.ceil(share), ASCENT_STEPS, max(1, purse.steps_left)))
+    if problem.has_margin and purse.steps_left > share > 1:
+        yield from ascend(start, problem, min(math.ceil(share), ASCENT_STEPS), "margin")
+    if problem.region.corrupted <= FEW < problem.region.movable and share > 1:
+        yield from exchange(problem, math.ceil(share))
+    restart = 0
     while purse.steps_left > 1:
-        begin = problem.draw(restart) if restart else start
-        reason = yield from ascend(begin, problem, min(purse.steps_left, ASCENT_STEPS))
+        begin = problem.draw(restart) if restart else problem.find_best()
+        if restart % 2:
+            yield from reapply(begin, problem, ASCENT_STEPS, "random")
+        else:
+            yield from ascend(begin, problem, min(purse.steps_left, ASCENT_STEPS))
         restart += 1
-    if purse.left:
-        reason = "budget"
-    return reason
+    return "budget"
 
 
 def ascend_all(start: Tensor, problem: SearchProblem) -> Strategy:
     """Ascend from the one-step corruption, with as many steps as the budget allows."""
-    yield Move(start, "first_order", wants_gradient=False)
+    yield Move(start, "first_order", None)
     return (yield from ascend(start, problem, max(1, problem.purse.steps_left)))
 
 

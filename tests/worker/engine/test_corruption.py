@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.oracles import best_linear_value, p_norm, sample_feasible
-from worker.engine.corruption import CorruptionSet, compute_closed_form, draw_random_corruption, keep_largest
+from worker.engine.corruption import CorruptionSet, compute_closed_form, keep_largest
+from worker.engine.regions import Ball
 
 NORMS = [1.0, 1.2, 1.5, 2.0, 3.0, 5.0, math.inf]
 
@@ -67,8 +68,8 @@ def test_zero_gradient_gives_zero_and_non_finite_is_refused() -> None:
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("n", [1, 10, None])
 def test_random_corruption_has_the_norm_and_support_of_the_worst_case(p: float, n: int | None) -> None:
-    drawn = draw_random_corruption(100, CorruptionSet(p, 0.2, n), seed=5)
+    drawn = Ball(CorruptionSet(p, 0.2, n), 100).draw(seed=5)
     assert p_norm(drawn, p) == pytest.approx(0.2, rel=1e-12)
     assert int((drawn != 0).sum()) == (1 if p == 1 else (n or 100))
-    assert torch.equal(drawn, draw_random_corruption(100, CorruptionSet(p, 0.2, n), seed=5))
-    assert not torch.equal(drawn, draw_random_corruption(100, CorruptionSet(p, 0.2, n), seed=6))
+    assert torch.equal(drawn, Ball(CorruptionSet(p, 0.2, n), 100).draw(seed=5))
+    assert not torch.equal(drawn, Ball(CorruptionSet(p, 0.2, n), 100).draw(seed=6))

@@ -9,8 +9,9 @@ from worker.engine.flags import FLAGS, RaisedFlag, find_cell_flags, find_chance_
 from worker.engine.gradient import compute_gradient
 from worker.engine.models.program import Program
 from worker.engine.objective import Objective
+from worker.engine.record import Candidate, Clean
 from worker.engine.scopes import Scope
-from worker.engine.search import Candidate, Cell, CellResult, Clean
+from worker.engine.search import Cell, CellResult
 from worker.engine.tally import Outcome
 
 
@@ -53,7 +54,7 @@ def build_result(losses: tuple[float | None, float | None], predicted: float = 0
     cell = Cell(Scope("model", "model", ("w",)), CorruptionSet(2.0, 0.1), (None,))
     worst = Candidate("random", random, torch.ones(1)) if random.loss is None or random.loss > (searched.loss or 0) else None
     chosen = worst or Candidate("first_order", searched, torch.ones(1))
-    return CellResult(cell, 1, predicted, searched, {"loss": chosen}, (random,), "single_step", 1, 0)
+    return CellResult(cell, 1, 1, 1, predicted, searched, {"loss": chosen}, (random,), "single_step", 1, 0)
 
 
 @pytest.mark.parametrize(

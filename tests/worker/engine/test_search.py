@@ -13,8 +13,9 @@ from worker.engine.cells import plan_cells
 from worker.engine.corruption import CorruptionSet
 from worker.engine.gradient import compute_gradient
 from worker.engine.objective import Objective
+from worker.engine.record import Clean, Pool
 from worker.engine.scopes import Scope
-from worker.engine.search import CellResult, Clean, SearchSettings, search_cells
+from worker.engine.search import CellResult, SearchSettings, search_cells
 from worker.engine.session import Evaluator, Session
 from worker.engine.strategies import STRATEGIES
 from worker.engine.tally import Outcome
@@ -27,9 +28,8 @@ def run_search(
     evaluator = Evaluator(session, scope.tensors)
     info = compute_gradient(session, scope.tensors)
     clean = read_clean(info.clean)
-    return list(
-        search_cells(evaluator, plan_cells(scope, evaluator.layout.size, sets), info.flatten(scope.tensors), clean, search)
-    )
+    cells = plan_cells(scope, evaluator.layout.size, sets)
+    return search_cells(evaluator, cells, info.flatten(scope.tensors), Pool(clean), search)
 
 
 def read_clean(outcome: Outcome) -> Clean:

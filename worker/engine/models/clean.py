@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.engine.models.channels import find_channel_axes
 from worker.engine.models.program import OMITTED, Environment, Program, Step, find_last_uses, run_steps
 
 Signature = tuple[Any, ...]
@@ -35,6 +36,7 @@ class CleanProgram:
     def __init__(self, program: Program, room_bytes: int) -> None:
         self.program = program
         self.can_split = not program.mutates
+        self.channel_axes = find_channel_axes(program)
         self._room = room_bytes
         self._plans: dict[Signature, Plan] = {}
         self._activations: dict[int, Environment] = {}
