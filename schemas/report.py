@@ -92,7 +92,7 @@ class SetInfo(Output):
     also_asked: tuple[int | None, ...]
     weights_corrupted: int
     scale: Scale
-    zero_scale: int
+    zero_scale: int = 0
     change_per_weight: float | None
     relative_epsilon: float | None
 

@@ -138,11 +138,11 @@ class RoundingSet(Input):
 
 def _choose_kind(value: Any) -> str:
     given = value if isinstance(value, dict) else vars(value) if isinstance(value, NormSet | RoundingSet) else {}
-    return "rounding set" if "rounding" in given else "norm set"
+    return "#rounding" if "rounding" in given else "#norm"
 
 
 CorruptionSets = Annotated[
-    Annotated[NormSet, Tag("norm set")] | Annotated[RoundingSet, Tag("rounding set")], Discriminator(_choose_kind)
+    Annotated[NormSet, Tag("#norm")] | Annotated[RoundingSet, Tag("#rounding")], Discriminator(_choose_kind)
 ]
 
 

@@ -104,7 +104,7 @@ def _locate(loc: Path, document: object, *, missing: bool) -> tuple[Path, Path |
             path, node = (*path, part), node[part]
         elif is_last and missing:
             path = (*path, part)
-        elif part != "[key]":
+        elif part != "[key]" and not str(part).startswith("#"):  # a tag: the document says which alternative it means
             union = path if union is None else union
     return path, union
 

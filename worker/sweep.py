@@ -70,9 +70,10 @@ def sweep_scopes(
     places = list(itertools.accumulate((len(cells) for cells in plans), initial=1))
     sweep = Sweep()
     # Parts first: what is found in a part counts in every scope that holds it.
+    report_progress("search", 0, places[-1] - 1)
     for index in sorted(range(len(plans)), key=lambda index: len(context.scopes[index].tensors)):
-        report_progress("search", len(sweep.findings), places[-1] - 1)
         _sweep_scope(context, plans[index], places[index], sweep, scratch)
+        report_progress("search", len(sweep.findings), places[-1] - 1)
     return sweep
 
 
