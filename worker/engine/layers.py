@@ -19,6 +19,8 @@ FINE = 4
 """Grid points per frequency axis and tap of a kernel: the largest norm on the grid is within 1 / cos(pi / 8) per axis."""
 LARGEST_SPECTRUM = 128
 """Convolutions with more channels are bounded without their spectrum, by row and column sums."""
+LARGEST_MATRIX = 2048
+"""Matrices larger than this on both sides are bounded without their singular values, by Frobenius, row and column sums."""
 
 
 class NotCoveredError(Exception):
@@ -129,9 +131,10 @@ def reduce(call: Call) -> Reach:
 def maximise(call: Call) -> Reach:
     r"""Largest of windows: |max u - max v| <= max |u - v|; an input in m windows counts m times, so \|.\|_2 grows by sqrt(m)."""
     reach = call.take_only()
-    if len(call.values) != 1:
-        call.refuse("has a computed window")
-    windows = _count_windows(call.step.attributes, call.output.ndim - 2)
+    axes, operator = call.output.ndim - 2, call.step.operator
+    if len(call.values) != 1 or (operator.startswith("aten::") and not operator.endswith(f"{axes}d")):
+        call.refuse("has a computed window or no batch")
+    windows = _count_windows(call.step.attributes, axes)
     return Reach(call.apply({0: reach.entries}), math.sqrt(windows) * reach.shares)
 
 
@@ -191,7 +194,7 @@ def multiply(x: int, weight: int, bias: int | None) -> Rule:
             call.refuse("scales its product")
         name = call.step.inputs[weight]
         if name not in call.norms:
-            call.norms[name] = float(torch.linalg.matrix_norm(matrix, 2)) * ROUNDING
+            call.norms[name] = bound_matrix_norm(matrix)
         return layer.find_reach(h.flatten(1).norm(dim=1), call.norms[name], 1.0, -1, columns)
 
     return rule
@@ -276,6 +279,14 @@ def _find_spread(labels: Tensor, own: Tensor, moved: Tensor | None, columns: Ten
             rows = labels == label
             spread[rows] += moved[rows] @ (columns - columns[:, label : label + 1]).abs()
     return spread
+
+
+def bound_matrix_norm(matrix: Tensor, largest: int = LARGEST_MATRIX) -> float:
+    """Return an upper bound of the operator norm: the largest singular value itself where that is affordable."""
+    if min(matrix.shape) <= largest:
+        return float(torch.linalg.matrix_norm(matrix, 2)) * ROUNDING
+    sizes = matrix.abs()
+    return ROUNDING * min(float(matrix.norm()), math.sqrt(float(sizes.sum(0).max()) * float(sizes.sum(1).max())))
 
 
 def bound_convolution_norm(taps: Tensor, groups: int) -> float:

@@ -48,11 +48,10 @@ class LossBounder:
 
         Kind: upper_bound, of the loss in exact arithmetic. Source: method section 7, entrywise and on sums of branches.
         """
-        limits = _find_limits(self.session, names, region)
         reason = _find_obstacle(self.session)
         if reason is None:
             try:
-                return self._measure(limits)
+                return self._measure(_find_limits(self.session, names, region))
             except NotCoveredError as error:
                 reason = str(error)
         return UpperBound(None, "not_available", reason, {})
@@ -100,29 +99,26 @@ class LossBounder:
     ) -> None:
         first = step.inputs[0] if step.inputs else ""
         if step.operator in SAME and first in reaches:
-            reaches.update(
-                {made: reaches[name] for name, made in zip(step.inputs, step.outputs, strict=False) if name in reaches}
-            )
+            reaches[step.outputs[0]] = reaches[first]
             return
         rule = RULES.get(step.operator)
         turned = step.operator in TURNS and first in sources
         if len(step.outputs) != 1 or (rule is None and not turned):
             message = f"no rule covers {step.operator} ({step.name})"
             raise NotCoveredError(message)
-        values = [environment[name] for name in step.inputs]
+        values, made = [environment[name] for name in step.inputs], step.outputs[0]
         if turned:
             given = sources[first]
             entries = step.function(given.entries, *values[1:], **step.attributes)
-            sources[step.outputs[0]] = Source(given.index, entries, given.largest)
+            sources[made] = Source(given.index, entries, given.largest)
         elif rule is not None:
-            if any(isinstance(value, Tensor) and value.dtype == torch.float32 for value in values):
-                message = f"{step.operator} ({step.name}) computes in float32 whatever the input"
+            floats = [v.dtype for v in (*values, environment[made]) if isinstance(v, Tensor) and v.is_floating_point()]
+            if set(floats) != {torch.float64} or not isinstance(environment[made], Tensor):
+                message = f"{step.operator} ({step.name}) computes in another precision whatever its input"
                 raise NotCoveredError(message)
             moving = ([reaches.get(name) for name in step.inputs], [sources.get(name) for name in step.inputs])
-            call = Call(
-                step, values, environment[step.outputs[0]], *moving, len(limits.sources), limits.ball, plan.known, self._norms
-            )
-            reaches[step.outputs[0]] = rule(call)
+            tensors = len(limits.sources)
+            reaches[made] = rule(Call(step, values, environment[made], *moving, tensors, limits.ball, plan.known, self._norms))
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ class _Limits:
 def _find_limits(session: Session, names: Sequence[str], region: Region) -> _Limits:
     if not isinstance(region, Ball | TensorBalls):
         message = f"no box and ball are known around a {type(region).__name__}"
-        raise TypeError(message)
+        raise NotCoveredError(message)
     weights, chosen = [session.program.weights[name] for name in names], region.corruption_set
     p, power = chosen.norm, max(0.0, 0.5 - 1 / chosen.norm)
     if isinstance(region, TensorBalls):

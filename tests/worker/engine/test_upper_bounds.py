@@ -18,7 +18,7 @@ from torch.nn import functional
 from tests.worker.engine.programs import build_mlp, build_program, build_session, make_step
 from worker.engine.corruption import CorruptionSet
 from worker.engine.data.dataset import Dataset
-from worker.engine.layers import RULES, Call, NotCoveredError, Reach, bound_convolution_norm
+from worker.engine.layers import RULES, Call, NotCoveredError, Reach, bound_convolution_norm, bound_matrix_norm
 from worker.engine.models.load import load_program
 from worker.engine.models.program import Program, Step
 from worker.engine.objective import Objective
@@ -305,6 +305,14 @@ def test_the_norm_of_a_convolution_is_bounded_closely(seed: int) -> None:
     assert wide >= math.sqrt(40) * true * (1 - 1e-9)
 
 
+def test_the_cheap_bound_of_a_large_matrix_is_above_its_norm() -> None:
+    for seed in range(5):
+        matrix = torch.randn(20, 30, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        true = float(torch.linalg.svdvals(matrix)[0])
+        assert true <= bound_matrix_norm(matrix) <= true * (1 + 1e-8)
+        assert true <= bound_matrix_norm(matrix, largest=1) <= 4 * true
+
+
 def refuse(steps: list[Step], weights: dict[str, Tensor]) -> str:
     session = build_session(build_program(weights, steps, (steps[-1].outputs[0],), (None, 3)), 3)
     found = LossBounder(session).bound(tuple(weights), region_of(session, tuple(weights), CorruptionSet(2.0, 0.1)))
@@ -344,12 +352,15 @@ def test_other_losses_and_low_precision_are_refused() -> None:
     assert "torch.float16" in (LossBounder(half).bound(names, region).reason or "")
 
 
-def test_an_average_over_examples_is_refused() -> None:
+def test_an_average_over_examples_and_a_pool_without_batch_are_refused() -> None:
     x = torch.randn(3, 1, 5, 5, dtype=torch.float64)
     with pytest.raises(NotCoveredError, match="mixes examples"):
         RULES["aten::mean"](
             make_call("aten::mean", torch.mean, {"dim": [0], "keepdim": True}, x, Reach(x.abs(), torch.ones(3, 1)))
         )
+    pool = make_call("aten::max_pool2d", functional.max_pool2d, {"kernel_size": 2}, x[0], Reach(x[0].abs(), torch.ones(1, 1)))
+    with pytest.raises(NotCoveredError, match="no batch"):
+        RULES["aten::max_pool2d"](pool)
 
 
 def test_labels_that_do_not_count_do_not_move_the_bound() -> None:
