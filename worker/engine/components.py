@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from worker.engine.models.program import Program, Step
+from worker.engine.models.program import OMITTED, Program, Step
 
 COMPONENTS = tuple(
     re.findall(
@@ -91,6 +91,7 @@ class _Graph:
                     self._elements[outputs[0]] = inputs
                 self._add(operator, inputs, outputs, is_shape=step.shape_only)
             names.update(zip(step.outputs, outputs, strict=True))
+            names.pop(OMITTED, None)
 
     def _read_block(self, step: Step, k: int, given: list[int], names: dict[str, int]) -> list[int]:
         block, inner = step.blocks[k], dict(names)

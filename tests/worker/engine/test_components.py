@@ -257,6 +257,69 @@ def test_projections_of_attention_are_told_by_what_they_feed(projections: tuple[
     assert find_components(program) == truth
 
 
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        (
+            ("a = com.microsoft.Attention x joint b", "y = MatMul a out"),
+            {"joint": "attention_qkv", "b": "bias", "out": "attention_output"},
+        ),
+        (
+            (
+                "p = MatMul x one",
+                "q = MatMul x two",
+                "r = MatMul x three",
+                "a = com.microsoft.MultiHeadAttention p q r b",
+                "y = MatMul a out",
+            ),
+            {
+                "one": "attention_query",
+                "two": "attention_key",
+                "three": "attention_value",
+                "b": "bias",
+                "out": "attention_output",
+            },
+        ),
+        (
+            ("p = linear probe one", "q = linear x two", "a = scaled_dot_product_attention p q x", "y = Add a x"),
+            {"probe": "other", "one": "attention_query", "two": "attention_key"},  # a learned query; no output projection
+        ),
+        (
+            # attention and feed-forward side by side: x + attention(n) + feed_forward(n)
+            (
+                *(
+                    "n = LayerNormalization x g",
+                    "p = MatMul n joint",
+                    "a = scaled_dot_product_attention p p p",
+                    "o = MatMul a out",
+                ),
+                *("u = MatMul n up", "v = Gelu u", "d = MatMul v down", "s = Add o d", "y = Add s x"),
+            ),
+            {
+                "g": "normalisation",
+                "joint": "attention_qkv",
+                "out": "attention_output",
+                "up": "feed_forward",
+                "down": "feed_forward",
+            },
+        ),
+        (
+            # residual sums inside ONNX Runtime's fused normalisation, bias inside its fused activation
+            (
+                *("p = MatMul x joint", "a = Attention p p p", "o = MatMul a out"),
+                *("n = com.microsoft.SkipLayerNormalization x o g h", "u = MatMul n up", "v = com.microsoft.BiasGelu u b"),
+                *("d = MatMul v down", "y = com.microsoft.SkipLayerNormalization n d g h c"),
+            ),
+            {"joint": "attention_qkv", "out": "attention_output", "g": "normalisation", "h": "normalisation"}
+            | {"up": "feed_forward", "b": "bias", "down": "feed_forward", "c": "bias"},
+        ),
+    ],
+)
+def test_fused_and_parallel_blocks_are_read_like_plain_ones(calls: tuple[str, ...], expected: dict[str, str]) -> None:
+    program = build({name: (3,) if len(name) == 1 else (3, 3) for name in expected}, *calls)
+    assert find_components(program) == expected
+
+
 FEED_FORWARD = ("u = MatMul y up", "g = Gelu u", "d = MatMul g down")
 
 
@@ -293,3 +356,24 @@ def test_weights_inside_branches_are_followed_through_them() -> None:
     program = build_program(shapes, steps, ("y",))
     assert find_components(program) == {"kernel": "convolution", "shift": "bias", "head": "linear"}
     assert find_depths(program) == {"kernel": 0.0, "shift": 0.0, "head": 1.0}
+
+
+def test_an_omitted_input_is_not_the_last_omitted_output() -> None:
+    recurrent = Step("rnn", "RNN", torch.relu, ("x", "r"), ("h", ""))
+    clipped = make_step("Clip", torch.relu, ("w", "", ""), "c")
+    steps = [recurrent, clipped, make_step("MatMul", torch.relu, ("h", "c"), "y")]
+    program = build_program({"r": torch.ones(2, 2), "w": torch.ones(2, 2)}, steps, ("y",))
+    assert find_components(program) == {"r": "recurrent", "w": "linear"}
+
+
+def test_the_body_of_a_loop_reads_what_the_loop_carries() -> None:
+    body = Block(
+        ("turn", "state"),
+        (make_step("aten::linear", torch.relu, ("state", "w"), "p"), make_step("aten::add", torch.relu, ("p", "b"), "next")),
+        ("go", "next"),
+    )
+    loop = Step("loop", "prim::Loop", torch.relu, ("turns", "go", "x"), ("last",), blocks=(body,))
+    steps = [loop, make_step("Gemm", torch.relu, ("last", "head"), "y")]
+    program = build_program({"w": torch.ones(2, 2), "b": torch.ones(2), "head": torch.ones(2, 2)}, steps, ("y",))
+    assert find_components(program) == {"w": "linear", "b": "bias", "head": "linear"}
+    assert find_depths(program) == {"w": 0.0, "b": 0.0, "head": 1.0}
