@@ -8,7 +8,8 @@ from worker.engine.statistics.sequence import ConfidenceSequence, Values
 
 LARGEST_STAKE = 0.75
 """The share of its capital that a bet may lose at most; below 1, so that the capital never reaches zero."""
-RESOLUTION = 1e-7
+FIRST_HORIZON, HORIZON_GROWTH, HORIZONS = 32, 4, 10
+RESOLUTION = 1e-6
 """Limits are found to this share of the values' range, and rounded outwards."""
 
 
@@ -21,10 +22,13 @@ class BettingSequence(ConfidenceSequence):
     probability at most alpha = 1 - confidence (Ville). K_t falls as m grows: the lower limit is the largest m whose
     capital has ever reached 1 / alpha. The upper limit is the same for 1 - x.
 
-    horizon: the sample size at which bets are to pay off; None: any. Memory: 72 bytes per value seen.
+    Bets are lambda_i = sqrt(2 ln(1 / alpha) / (variance so far * V)), V the information at which they are to pay off;
+    after t values it is N t / (N - t + 1), and t for independent draws. With a horizon (a sample size) there is one
+    gambler; without, J of them with V = 32, 128, ... each stand for alpha / J. Memory: 72 bytes per value seen.
+
     Kind: confidence limits, at any sample size. Source: Waudby-Smith and Ramdas, "Estimating means of bounded random
-    variables by betting", JRSS B 86 (2024): predictable plug-in bets, and sampling without replacement. Ours: bets
-    count time as information, V_t = N t / (N - t + 1), which is t for independent draws.
+    variables by betting", JRSS B 86 (2024): predictable plug-in bets for a fixed horizon, and sampling without
+    replacement. Ours: the information, and the gamblers for many horizons.
 
     >>> sequence = BettingSequence(population=4)
     >>> sequence.update([1.0, 0.0, 1.0, 1.0])
@@ -41,7 +45,8 @@ class BettingSequence(ConfidenceSequence):
         if not -math.inf < low < high < math.inf:
             message = f"low must lie below high and both be finite, not {low} and {high}"
             raise ValueError(message)
-        self._above, self._below = (_Gambler(population, 1 - confidence, horizon) for _ in range(2))
+        horizons = _list_horizons(population, horizon)
+        self._above, self._below = (_Gamblers(population, 1 - confidence, horizons) for _ in range(2))
 
     def _look(self) -> tuple[float, float]:
         span = self._high - self._low
@@ -51,11 +56,11 @@ class BettingSequence(ConfidenceSequence):
         return self._low + span * self._above.find_limit(), self._high - span * self._below.find_limit()
 
 
-class _Gambler:
-    """Bets that the mean of x in [0, 1] lies above m, for every m at once."""
+class _Gamblers:
+    """Bet that the mean of x in [0, 1] lies above m, for every m at once."""
 
-    def __init__(self, population: int | None, alpha: float, horizon: int | None) -> None:
-        self._population, self._goal, self._horizon = population, -math.log(alpha), horizon
+    def __init__(self, population: int | None, alpha: float, horizons: list[float]) -> None:
+        self._population, self._goal, self._horizons = population, math.log(len(horizons) / alpha), horizons
         self._x, self._slope, self._offset, self._bet = (np.empty(0) for _ in range(4))
         # A mean of 1/2 and a variance of 1/4 count as one value seen at the start.
         self._total, self._squares, self._limit = 0.0, 0.25, 0.0
@@ -71,18 +76,11 @@ class _Gambler:
         total = self._total + np.cumsum(x)
         squares = self._squares + np.cumsum((x - (total + 0.5) / (seen + 2)) ** 2)
         before, variance = _delay(total, self._total), _delay(squares, self._squares) / (seen + 1)
-        bet = slope * np.sqrt(2 * self._goal / (variance * self._forecast(slope * (seen + 1))))
+        bet = slope * np.sqrt(2 * self._goal / variance)
         if len(x):
             self._total, self._squares = float(total[-1]), float(squares[-1])
         pairs = ((self._x, x), (self._slope, slope), (self._offset, before / left), (self._bet, bet))
         self._x, self._slope, self._offset, self._bet = (np.concatenate(pair) for pair in pairs)
-
-    def _forecast(self, information: Values) -> Values:
-        """Return the information with which the bets are to reach the goal."""
-        if self._horizon is None:
-            return information * np.log1p(information)
-        rest = 1.0 if self._population is None else 1 - (self._horizon - 1) / self._population
-        return np.maximum(information, self._horizon / rest)
 
     def find_limit(self) -> float:
         """Return the largest m found whose capital has ever reached the goal; never less than before."""
@@ -97,8 +95,19 @@ class _Gambler:
 
     def _is_rich(self, m: float) -> bool:
         mean = self._slope * m - self._offset
-        stake = np.minimum(self._bet, LARGEST_STAKE / np.maximum(mean, np.finfo(np.float64).tiny))
-        return bool(np.cumsum(np.log1p(stake * (self._x - mean))).max(initial=0.0) >= self._goal)
+        largest, gain = LARGEST_STAKE / np.maximum(mean, 1e-300), self._x - mean
+        stakes = (np.minimum(self._bet / math.sqrt(horizon), largest) for horizon in self._horizons)
+        return any(np.log1p(stake * gain).cumsum().max(initial=0.0) >= self._goal for stake in stakes)
+
+
+def _list_horizons(population: int | None, horizon: int | None) -> list[float]:
+    """Return the amounts of information at which bets are to pay off."""
+    if horizon is not None:
+        used = horizon if population is None else min(horizon, population)
+        return [used if population is None else used * population / (population - used + 1)]
+    most = math.inf if population is None else HORIZON_GROWTH * max(FIRST_HORIZON, population)
+    grown = [float(FIRST_HORIZON * HORIZON_GROWTH**step) for step in range(HORIZONS)]
+    return [information for information in grown if information <= most]
 
 
 def _delay(values: Values, first: float) -> Values:

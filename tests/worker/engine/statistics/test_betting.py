@@ -72,15 +72,17 @@ def test_limits_move_with_the_scale_and_the_sign() -> None:
 
 def test_the_capital_of_the_first_bets_is_that_of_a_slow_count() -> None:
     # All ones: before value i the variance is (1/4 + sum of (1/(j+2))^2 / 4 over j = 1..i-1) / i, and the mean stays m.
-    limit, squares, capital = math.log(20), 0.25, 1.0
+    # Ten gamblers for the horizons 32, 128, ... each have to reach 10 / alpha = 200.
+    squares, capitals = 0.25, [1.0] * 10
     sequence = BettingSequence(None)
     sequence.update(np.ones(40))
     m = sequence.limits()[0]
     for i in range(1, 41):
-        bet = min(math.sqrt(2 * limit / (squares / i * i * math.log(1 + i))), 0.75 / m)
-        capital *= 1 + bet * (1 - m)
+        for j in range(10):
+            bet = min(math.sqrt(2 * math.log(200) / (squares / i * 32 * 4**j)), 0.75 / m)
+            capitals[j] *= 1 + bet * (1 - m)
         squares += (1 - (i + 0.5) / (i + 1)) ** 2
-    assert capital == pytest.approx(20, rel=1e-4)
+    assert max(capitals) == pytest.approx(200, rel=1e-3)
     assert sequence.limits()[1] == 1.0
 
 
