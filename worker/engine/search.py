@@ -201,7 +201,8 @@ def _prepare(evaluator: Evaluator, cell: Cell, gradient: Tensor, pool: Pool, set
         # The first-order maximiser of a zero gradient is no corruption at all.
         record.take(Candidate("first_order", Outcome(clean.loss, dict(clean.metrics), 0), start))
         start = worst_random["loss"].corruption if worst_random else start
-    for candidate in pool.find(evaluator.layout, cell.corruption_set):
+    known = pool.find(evaluator.layout, cell.corruption_set)
+    for candidate in known:
         record.offer(candidate)
     problem = SearchProblem(
         region=region,
@@ -210,6 +211,7 @@ def _prepare(evaluator: Evaluator, cell: Cell, gradient: Tensor, pool: Pool, set
         draw=lambda restart: region.draw(derive_seed(settings.seed, cell.scope.name, f"restart {restart}")),
         find_best=lambda: record.worst["loss"].corruption,
         has_margin="accuracy" in clean.metrics and evaluator.session.objective.has_classes,
+        known=known[0].corruption if known else None,
     )
     strategy = STRATEGIES[settings.method](start, problem)
     run = Run(cell, region, form.value, record, purse, strategy, random, worst_random)

@@ -5,6 +5,7 @@ asked for at w + a, or None when the budget allows no further step; it returns i
 (search.py) applies, measures, keeps the worst, and enforces the budget.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class SearchProblem:
     """What a strategy works on.
 
     draw: restart number -> a random corruption on the region's edge. find_best: the worst corruption found so far.
-    has_margin: whether the objective has classes, so that the margin can stand in for the accuracy.
+    has_margin: whether the objective has classes, so that the margin can stand in for the accuracy. known: the worst corruption
+    of the smaller cells.
     """
 
     region: Region
@@ -73,6 +75,7 @@ class SearchProblem:
     draw: Callable[[int], Tensor]
     find_best: Callable[[], Tensor]
     has_margin: bool = False
+    known: Tensor | None = None
 
 
 def measure_once(start: Tensor, problem: SearchProblem) -> Strategy:
@@ -147,7 +150,7 @@ def _list_exchanges(current: Tensor, steepness: Tensor) -> list[Tensor]:
 
 
 def combine(start: Tensor, problem: SearchProblem) -> Strategy:
-    """Re-apply, ascend, ascend the margin, exchange; then restart from the worst found and from random points to the end."""
+    """Re-apply, ascend, ascend the margin, exchange; then start from the smaller cells and at random."""
     # Each wins on some networks, and the large early steps of the ascent leave the first support.
     purse = problem.purse
     share = purse.steps_left / 4
@@ -157,14 +160,16 @@ def combine(start: Tensor, problem: SearchProblem) -> Strategy:
         yield from ascend(start, problem, min(math.ceil(share), ASCENT_STEPS), "margin")
     if problem.region.corrupted <= FEW < problem.region.movable and share > 1:
         yield from exchange(problem, math.ceil(share))
-    restart = 0
-    while purse.steps_left > 1:
-        begin = problem.draw(restart) if restart else problem.find_best()
+    if problem.known is not None and purse.steps_left > 1:
+        yield from ascend(problem.known, problem, min(math.ceil(share), ASCENT_STEPS))
+    for restart in itertools.count():
+        if purse.steps_left <= 1:
+            break
+        begin = problem.draw(restart)
         if restart % 2:
-            yield from reapply(begin, problem, ASCENT_STEPS, "random")
-        else:
             yield from ascend(begin, problem, min(purse.steps_left, ASCENT_STEPS))
-        restart += 1
+        else:
+            yield from reapply(begin, problem, ASCENT_STEPS, "random")
     return "budget"
 
 
