@@ -1,7 +1,7 @@
 """Doubts about the report as a whole: each one forbids a pass, whatever the conditions say.
 
 A search is complete when every corruption set that was asked for has its cells, and when the scopes of a kind that
-divides the model (model, per_module, per_tensor) add up to all audited weights. So a finding that went missing
+divides the model (all but named ones) add up to all audited weights. So a finding that went missing
 between the search and the gate is noticed even where a condition reads it only among others.
 """
 
@@ -17,7 +17,7 @@ from schemas.problem import clean_text
 from schemas.report import Report
 from schemas.request import name_rounding
 
-DIVIDING_KINDS = frozenset({"model", "per_module", "per_tensor"})
+DIVIDING_KINDS = frozenset({"model", "per_module", "per_tensor", "per_component", "per_depth"})
 
 
 class Cells(NamedTuple):

@@ -10,7 +10,7 @@ from schemas.report import BreakingPoint, Finding, Report
 
 Kinds = dict[str, frozenset[str]]
 """The kinds of scope that go by each name."""
-KINDS = frozenset({"model", "per_module", "per_tensor", "named"})
+KINDS = frozenset({"model", "per_module", "per_tensor", "per_component", "per_depth", "named"})
 
 
 def find_findings(report: Report, where: Where) -> tuple[Finding, ...]:

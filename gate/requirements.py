@@ -13,7 +13,7 @@ from schemas.problem import clean_text
 from schemas.report import Report
 from schemas.verdict import Outcome, RequirementVerdict
 
-METHOD_RANK = {"first_order": 0, "reapplied": 1, "ascent": 1, "auto": 2}
+METHOD_RANK = {"first_order": 0, "reapplied": 1, "ascent": 1, "second_order": 1, "auto": 2}
 """Search methods from the weakest to the strongest."""
 
 

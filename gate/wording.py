@@ -48,7 +48,9 @@ def name_scope(kind: str, name: str) -> str:
     """
     if kind == "model":
         return "the whole model"
-    prefix = {"per_module": "module ", "per_tensor": "tensor "}.get(kind, "")
+    prefix = {"per_module": "module ", "per_tensor": "tensor ", "per_component": "component ", "per_depth": "depth "}.get(
+        kind, ""
+    )
     return prefix + clean_text(name, MAX_NAME)
 
 

@@ -14,7 +14,7 @@ Text = Annotated[str, Field(min_length=1, max_length=512)]
 class RequiredSearch(Input):
     """The least effort a report must have spent per cell."""
 
-    method: Literal["first_order", "reapplied", "ascent", "auto"] | None = None
+    method: Literal["first_order", "reapplied", "ascent", "second_order", "auto"] | None = None
     budget_passes_at_least: Annotated[int, Field(ge=1)] | None = None
 
 

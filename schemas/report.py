@@ -9,7 +9,7 @@ from typing import Any, Literal
 from schemas.base import Norm, Output, Scale
 
 Kind = Literal["estimate", "lower_bound", "upper_bound"]
-Method = Literal["first_order", "reapplied", "ascent", "exchange", "random"]
+Method = Literal["first_order", "reapplied", "ascent", "exchange", "second_order", "random"]
 StopReason = Literal["single_step", "converged", "budget", "zero_gradient", "non_finite"]
 SkipReason = Literal["no_gradient_path", "integer", "running_statistic", "not_a_weight"]
 Severity = Literal["info", "warning", "critical"]
@@ -76,11 +76,17 @@ class Clean(Output):
 
 
 class ScopeInfo(Output):
-    """The weights a finding is about. `kind` is model, per_module, per_tensor or named."""
+    """The weights a finding is about.
 
-    kind: Literal["model", "per_module", "per_tensor", "named"]
+    component: what they are, where they are of one type, their biases aside. depth: where they begin, from 0 at the input to
+    1 at the output; null for the model.
+    """
+
+    kind: Literal["model", "per_module", "per_tensor", "per_component", "per_depth", "named"]
     name: str
     weights: int
+    component: str | None = None
+    depth: float | None = None
 
 
 class SetInfo(Output):
@@ -172,6 +178,37 @@ class RandomTrials(Output):
     metrics: dict[str, RandomMetric]
 
 
+class UpperBound(Output):
+    """What no corruption of the set can exceed, in exact arithmetic: of the loss change and of the drop of metrics."""
+
+    loss_change: float | None
+    kind: Literal["upper_bound"]
+    status: Literal["available", "not_available"]
+    reason: str | None
+    metrics: dict[str, float]
+
+
+class ErrorBound(Output):
+    """How far the one-step corruption can be from the best in the set (Sun et al., Theorem 2); null where nothing follows."""
+
+    c: float | None
+    ratio_convex: float | None
+    ratio_smooth: float | None
+    regime: str
+    kind: Literal["estimate"]
+
+
+class Smoothness(Output):
+    """The curvature of the loss at the clean weights, in the finding's scope: Hessian eigenvalues found by Lanczos."""
+
+    largest: float
+    highest: float
+    lowest: float
+    converged: bool
+    hessian_products: int
+    kind: Literal["estimate"]
+
+
 class Passes(Output):
     """Forward and backward passes over all of the data that the cell's search spent."""
 
@@ -191,6 +228,9 @@ class Finding(Output):
     random: RandomTrials | None
     stop_reason: StopReason
     passes: Passes
+    upper_bound: UpperBound | None = None
+    smoothness: Smoothness | None = None
+    error_bound: ErrorBound | None = None
 
 
 class RankingEntry(Output):
@@ -204,7 +244,7 @@ class RankingEntry(Output):
 class Ranking(Output):
     """Scopes of one kind under one set, most vulnerable first; non-finite damage ranks highest."""
 
-    kind: Literal["per_module", "per_tensor"]
+    kind: Literal["per_module", "per_tensor", "per_component", "per_depth"]
     set: dict[str, Any]
     by: Literal["loss_change"]
     scopes: tuple[RankingEntry, ...]

@@ -160,17 +160,28 @@ class NamedScope(Input):
         return self
 
 
-SCOPE_KINDS = ("model", "per_module", "per_tensor")
-Scope = Literal["model", "per_module", "per_tensor"] | NamedScope
+SCOPE_KINDS = ("model", "per_module", "per_tensor", "per_component", "per_depth")
+Scope = Literal["model", "per_module", "per_tensor", "per_component", "per_depth"] | NamedScope
 
 
 class Search(Input):
     """How to look for the worst corruption of a cell, and how hard."""
 
-    method: Literal["first_order", "reapplied", "ascent", "auto"] = "auto"
+    method: Literal["first_order", "reapplied", "ascent", "second_order", "auto"] = "auto"
     budget_passes: Annotated[int, Field(ge=1, le=100_000)] = 64
     random_trials: Annotated[int, Field(ge=0, le=10_000)] = 20
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class Theory(Input):
+    """What to compute beside the search; docs/method.md sections 5 and 7.
+
+    upper_bounds: what no corruption of the set can exceed, where the program allows it; about 5 passes in float64 per cell.
+    smoothness: the largest curvature and the error bound of the estimate; about 60 passes per scope.
+    """
+
+    upper_bounds: bool = False
+    smoothness: bool = False
 
 
 class Limit(Input):
@@ -216,6 +227,7 @@ class AuditRequest(Input):
     sets: Annotated[tuple[CorruptionSets, ...], Field(min_length=1, max_length=64)] | None = None
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=64)] = ("model", "per_module")
     search: Search = Search()
+    theory: Theory = Theory()
     breaking_points: Annotated[tuple[BreakingPointRequest, ...], Field(max_length=16)] | None = None
     policy: Policy | None = None
     fresh: bool = False

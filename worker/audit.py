@@ -8,7 +8,7 @@ from schemas.report import Measurement
 from schemas.request import AuditRequest
 from worker.breaking import find_breaking_points
 from worker.context import open_context
-from worker.engine.flags import find_chance_flags, find_model_flags
+from worker.engine.flags import find_chance_flags, find_loss_flags, find_model_flags
 from worker.sweep import choose_sets, sweep_scopes
 from worker.writing import write_measurement
 
@@ -37,7 +37,8 @@ def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measureme
     """
     report_progress("loading", 0, 1)
     context = open_context(job)
-    flags = [*find_model_flags(context.session, context.parity), *find_chance_flags(context.session, context.clean)]
+    session, clean = context.session, context.clean
+    flags = [*find_model_flags(session, context.parity), *find_chance_flags(session, clean), *find_loss_flags(session, clean)]
     points = find_breaking_points(context, report_progress)
     sets = choose_sets(job.request, points)
     sweep = sweep_scopes(context, sets, job.scratch, report_progress)

@@ -5,17 +5,36 @@ from typing import TYPE_CHECKING
 
 from schemas.request import AuditRequest, NamedScope
 from worker.engine.admit import check_clean_loss
+from worker.engine.components import find_components, find_depths, group_by_component, group_by_depth
 from worker.engine.flags import RaisedFlag
 from worker.engine.gradient import GradientInfo, compute_gradient
 from worker.engine.objective import Objective
 from worker.engine.opening import Source, open_session
 from worker.engine.record import Clean, Pool
-from worker.engine.scopes import NamePattern, Scope, find_scopes
+from worker.engine.scopes import Grouping, NamePattern, Scope, find_scopes
 from worker.engine.search import SearchSettings
 from worker.engine.session import Session
 
 if TYPE_CHECKING:
     from worker.audit import AuditInput
+
+
+@dataclass(frozen=True)
+class Places:
+    """What every weight is and where it stands: component type, and depth from 0 at the input to 1 at the output."""
+
+    components: dict[str, str]
+    depths: dict[str, float]
+
+    def find_component(self, scope: Scope) -> str | None:
+        """Return the one component of a scope, its biases aside; None where there are several."""
+        held = {self.components[name] for name in scope.tensors}
+        kinds = held - {"bias"} or held
+        return kinds.pop() if len(kinds) == 1 else None
+
+    def find_depth(self, scope: Scope) -> float | None:
+        """Return where a scope begins; None for the whole model."""
+        return None if scope.kind == "model" else min(self.depths[name] for name in scope.tensors)
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,7 @@ class AuditContext:
     gradient: GradientInfo
     clean: Clean
     pool: Pool
+    places: Places
     scopes: tuple[Scope, ...]
     settings: SearchSettings
     flags: tuple[RaisedFlag, ...]
@@ -54,12 +74,15 @@ def open_context(job: "AuditInput") -> AuditContext:
     outcome = gradient.clean
     metrics = {name: value for name, value in outcome.metrics.items() if value is not None}
     clean = Clean(check_clean_loss(outcome.loss, outcome.non_finite), metrics)
-    scopes, flags = _find_audited_scopes(request, session, audited)
+    places = Places(find_components(session.program), find_depths(session.program))
+    scopes, flags = _find_audited_scopes(request, session, audited, places)
     if not gradient.reached:
         flags = [RaisedFlag("no_gradient", evidence={"tensors": len(audited)}), *flags]
     search = request.search
     settings = SearchSettings(search.method, search.budget_passes, search.random_trials, search.seed)
-    return AuditContext(job, session, opened.parity, audited, gradient, clean, Pool(clean), tuple(scopes), settings, tuple(flags))
+    return AuditContext(
+        job, session, opened.parity, audited, gradient, clean, Pool(clean), places, tuple(scopes), settings, tuple(flags)
+    )
 
 
 def build_source(job: "AuditInput") -> Source:
@@ -80,12 +103,16 @@ def build_source(job: "AuditInput") -> Source:
 
 
 def _find_audited_scopes(
-    request: AuditRequest, session: Session, audited: tuple[str, ...]
+    request: AuditRequest, session: Session, audited: tuple[str, ...], places: Places
 ) -> tuple[list[Scope], list[RaisedFlag]]:
     """Resolve the scopes over all weights, then leave out what has no path to the loss, with a flag where nothing is left."""
     asked = [NamePattern(scope.name, scope.match) if isinstance(scope, NamedScope) else scope for scope in request.scopes]
+    groupings: dict[str, Grouping] = {
+        "per_component": lambda names: group_by_component(names, places.components),
+        "per_depth": lambda names: group_by_depth(names, places.depths),
+    }
     scopes, flags = [], []
-    for scope in find_scopes(asked, tuple(session.program.weights), session.program.modules):
+    for scope in find_scopes(asked, tuple(session.program.weights), session.program.modules, groupings):
         kept = tuple(name for name in scope.tensors if name in audited)
         if kept:
             scopes.append(Scope(scope.kind, scope.name, kept))

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from schemas.base import Norm, Scale
 from schemas.report import (
@@ -134,13 +134,13 @@ def build_rankings(findings: Sequence[Finding]) -> tuple[Ranking, ...]:
     """Return, per kind of scope and set, the scopes with the most vulnerable first; non-finite damage ranks highest."""
     groups: dict[tuple[str, str, float, int | None, str], list[Finding]] = {}
     for finding in findings:
-        if finding.scope.kind in {"per_module", "per_tensor"}:
+        if finding.scope.kind.startswith("per_"):
             for asked in (finding.set.max_corrupted, *finding.set.also_asked):
                 given = finding.set
                 groups.setdefault((finding.scope.kind, str(given.norm), given.epsilon, asked, given.scale), []).append(finding)
     return tuple(
         Ranking(
-            kind=cast("Literal['per_module', 'per_tensor']", kind),
+            kind=cast("Any", kind),
             set={"norm": members[0].set.norm, "epsilon": epsilon, "max_corrupted": asked, "scale": scale},
             by="loss_change",
             scopes=tuple(

@@ -10,14 +10,16 @@ import torch
 
 from schemas.report import Finding
 from schemas.request import AuditRequest, NormSet, RoundingSet
+from worker.bounds import ScopeBounds
 from worker.breaking import FoundBreakingPoint
 from worker.context import AuditContext
 from worker.engine.cells import plan_cells
 from worker.engine.corruption import CorruptionSet
 from worker.engine.counterexample import LARGEST_BYTES, estimate_counterexample_bytes, save_counterexample
-from worker.engine.flags import RaisedFlag, find_cell_flags
+from worker.engine.flags import RaisedFlag, find_cell_flags, find_curve_flags
 from worker.engine.search import Cell, CellResult, search_cells
 from worker.engine.session import Evaluator
+from worker.engine.upper_bounds import LossBounder
 from worker.findings import build_finding
 
 
@@ -69,29 +71,38 @@ def sweep_scopes(
     plans = [plan_cells(scope, size, sets) for scope, size in zip(context.scopes, sizes, strict=True)]
     places = list(itertools.accumulate((len(cells) for cells in plans), initial=1))
     sweep = Sweep()
+    bounder = LossBounder(context.session) if context.request.theory.upper_bounds else None
     # Parts first: what is found in a part counts in every scope that holds it.
     report_progress("search", 0, places[-1] - 1)
     for index in sorted(range(len(plans)), key=lambda index: len(context.scopes[index].tensors)):
-        _sweep_scope(context, plans[index], places[index], sweep, scratch)
+        _sweep_scope(context, plans[index], places[index], sweep, scratch, bounder)
         report_progress("search", len(sweep.findings), places[-1] - 1)
     return sweep
 
 
-def _sweep_scope(context: AuditContext, cells: Sequence[Cell], place: int, sweep: Sweep, scratch: Path) -> None:
+def _sweep_scope(
+    context: AuditContext, cells: Sequence[Cell], place: int, sweep: Sweep, scratch: Path, bounder: LossBounder | None
+) -> None:
     scope = cells[0].scope
     evaluator = Evaluator(context.session, scope.tensors)
     gradient, settings = context.gradient.flatten(scope.tensors), context.settings
     flags = sweep.flags.setdefault(place, [])
+    bounds = ScopeBounds(context, evaluator, scope, bounder)
+    place_info = {"component": context.places.find_component(scope), "depth": context.places.find_depth(scope)}
     if context.gradient.is_zero(scope.tensors):
         flags.append(RaisedFlag("zero_gradient", scope.name, {"gradient_norm": context.gradient.compute_norm(scope.tensors)}))
         gradient, settings = torch.zeros_like(gradient), replace(settings, random_trials=max(1, settings.random_trials))
-    for offset, result in enumerate(search_cells(evaluator, cells, gradient, context.pool, settings)):
+    results = search_cells(evaluator, cells, gradient, context.pool, settings)
+    for offset, result in enumerate(results):
         identity = f"f-{place + offset:04d}"
         norm = evaluator.layout.compute_norm(result.cell.corruption_set.norm)
         finding = build_finding(identity, result, context.clean, norm, len(context.session.dataset), settings.seed)
-        sweep.findings[place + offset] = finding
-        flags += find_cell_flags(result, context.clean, identity)
+        chosen = result.cell.corruption_set
+        sections = {"scope": finding.scope.model_copy(update=place_info), **bounds.describe(chosen)}
+        sweep.findings[place + offset] = finding.model_copy(update=sections)
+        flags += [*find_cell_flags(result, context.clean, identity, evaluator.layout), *bounds.find_flags(chosen, identity)]
         _keep_counterexample(context, evaluator, result, identity, sweep, scratch)
+    flags += find_curve_flags(results, context.clean)
 
 
 def _keep_counterexample(

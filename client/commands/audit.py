@@ -29,7 +29,13 @@ Without --server and FAULTLINE_URL, the service that runs in this folder is used
 @click.option("--policy", type=READABLE, help="Policy to judge the report by, YAML or JSON.")
 @click.option("--request", type=READABLE, help="Request to start from, YAML or JSON; options replace what it says.")
 @click.option("--set", "sets", multiple=True, metavar="SET", help='Corruption set, such as "norm=2,epsilon=0.01/0.1,n=all/100".')
-@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="model, per_module, per_tensor, or NAME=PATTERN.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="SCOPE",
+    help="model, per_module, per_tensor, per_component, per_depth, or NAME=PATTERN.",
+)
 @click.option(
     "--breaking-point",
     "breaking_points",
@@ -44,7 +50,7 @@ Without --server and FAULTLINE_URL, the service that runs in this folder is used
 @click.option(
     "--metric", "metrics", multiple=True, metavar="NAME", help="accuracy, error_rate, top_5, top_5_error_rate, perplexity or mse."
 )
-@click.option("--method", metavar="NAME", help="first_order, reapplied, ascent or auto.")
+@click.option("--method", metavar="NAME", help="first_order, reapplied, ascent, second_order or auto.")
 @click.option("--budget", "budget_passes", type=int, metavar="N", help="Passes over the data per cell.")
 @click.option("--trials", "random_trials", type=int, metavar="N", help="Random corruptions per cell.")
 @click.option("--seed", type=int, metavar="N", help="Seed of everything random.")

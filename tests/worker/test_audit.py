@@ -173,3 +173,55 @@ def test_the_report_does_not_depend_on_labels_or_policy(tmp_path: Path) -> None:
     labelled = build_request(scopes=["model"], labels={"branch": "main"}, fresh=True)
     reports = [assemble_report(request, DIGEST_OF_REQUEST, measured, 1, {}) for request in (job.request, labelled)]
     assert canonical_bytes(reports[0]) == canonical_bytes(reports[1])
+
+
+def test_components_and_depth_are_scopes_and_stand_in_every_finding(tmp_path: Path) -> None:
+    measured = run(write_job(tmp_path, scopes=["model", "per_module", "per_component", "per_depth"]))
+    by_kind: dict[str, list[tuple[str, str | None, float | None, int]]] = {}
+    for finding in measured.findings:
+        scope = finding.scope
+        by_kind.setdefault(scope.kind, []).append((scope.name, scope.component, scope.depth, scope.weights))
+    assert by_kind == {
+        "model": [("model", "linear", None, 67)],
+        "per_module": [("0", "linear", 0.0, 40), ("2", "linear", 1.0, 27)],
+        "per_component": [("linear", "linear", 0.0, 56), ("bias", "bias", 0.0, 11)],
+        "per_depth": [("0.00-0.25", "linear", 0.0, 40), ("0.75-1.00", "linear", 1.0, 27)],
+    }
+    assert {ranking.kind for ranking in measured.ranking} == {"per_module", "per_component", "per_depth"}
+
+
+def test_theory_is_reported_when_asked_for_and_holds(tmp_path: Path) -> None:
+    sets = [{"norm": 2, "epsilon": [0.01, 3.0]}, {"norm": "inf", "epsilon": [0.001], "scale": "elementwise"}]
+    plain = run(write_job(tmp_path, scratch="plain", sets=sets))
+    assert all(f.upper_bound is None and f.smoothness is None and f.error_bound is None for f in plain.findings)
+    measured = run(write_job(tmp_path, scratch="theory", sets=sets, theory={"upper_bounds": True, "smoothness": True}))
+    for finding in measured.findings:
+        assert finding.upper_bound is not None
+        assert finding.smoothness is not None
+        assert finding.upper_bound.loss_change is not None
+        assert finding.upper_bound.loss_change >= (finding.measured.loss_change or 0.0)
+        assert finding.upper_bound.metrics["accuracy"] >= (finding.measured.metrics["accuracy"].drop or 0.0)
+        assert (finding.error_bound is None) == (finding.set.scale != "absolute")
+    dominated = {flag.evidence["finding"] for flag in measured.flags if flag.code == "curvature_dominates"}
+    beyond = {f.id for f in measured.findings if f.error_bound is not None and (f.error_bound.c or 0) >= 1}
+    assert dominated == beyond
+    assert beyond
+
+
+def test_scaled_sets_and_roundings_are_audited(tmp_path: Path) -> None:
+    sets = [
+        {"norm": 2, "epsilon": [0.1], "scale": "tensor"},
+        {"norm": "inf", "epsilon": [0.1], "scale": "elementwise"},
+        {"rounding": "int8", "granularity": "per_channel"},
+        {"rounding": "bf16"},
+    ]
+    measured = run(write_job(tmp_path, sets=sets, scopes=["model"]))
+    given = [(f.set.scale, f.set.norm, f.set.epsilon) for f in measured.findings]
+    expected = [
+        ("tensor", 2.0, 0.1),
+        ("elementwise", "inf", 0.1),
+        ("rounding_int8_per_channel", "inf", 1.0),
+        ("rounding_bf16", "inf", 1.0),
+    ]
+    assert given == expected
+    assert all((f.measured.loss_change or 0) > 0 and f.set.change_per_weight is None for f in measured.findings)

@@ -1,6 +1,9 @@
 """Flags: doubts about the figures that the engine raises itself. docs/flags.md explains each code."""
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor
 from worker.engine.models.load import PARITY_NEAR_LIMIT
 from worker.engine.objective import Objective
 from worker.engine.record import Clean
+from worker.engine.scopes import Layout
 from worker.engine.search import CellResult
 from worker.engine.session import Session
 
@@ -25,6 +29,20 @@ FLAGS: dict[str, tuple[str, str]] = {
     "no_parameters": ("warning", "the scope's weights have no path to the loss, so nothing was measured for it"),
     "training_mode": ("warning", "the file was saved in training mode and is audited in evaluation mode; export it after eval()"),
     "parity_near_limit": ("warning", "our outputs differ from the runtime's more than usual; distrust small loss changes"),
+    "curvature_dominates": ("info", "the one-step figure may be far too low at this epsilon; read the searched one"),
+    "smoothness_not_converged": ("info", "the curvature may be far larger than stated; do not rely on the error bound"),
+    "gradient_masked": (
+        "warning",
+        "the loss does not follow its gradient even close to the weights; trust searched figures only",
+    ),
+    "search_not_converged": ("warning", "the search still found much more damage at its end; raise search.budget_passes"),
+    "one_step_curve_falls": (
+        "info",
+        "a larger epsilon did less damage in one step: the loss is curved here; read searched figures",
+    ),
+    "below_resolution": ("warning", "the weights' number format cannot realise so small a corruption; use a larger epsilon"),
+    "saturated_loss": ("warning", "the model is so sure that its gradient nearly vanishes; use harder data or gate on metrics"),
+    "loss_scale": ("info", "the logits are large, so loss changes look large; compare models by metrics"),
     "chance_level": (
         "critical",
         "the clean model is no better than always answering the commonest class; it has nothing to lose",
@@ -53,6 +71,17 @@ class RaisedFlag:
 
 
 PROBABILITY_TOLERANCE = 1e-3
+SATURATED_LOSS = 1e-4
+"""Nats: below this the right class has a probability above 0.9999 on average."""
+LARGE_LOGITS = 30.0
+"""Standard deviation over the classes, averaged over the first batch."""
+SHORTEST_TRACE = 8
+STILL_RISING = 0.05
+"""A search whose last quarter added more than this share of its result has not converged."""
+RESOLUTION = 0.01
+SMALL_STEP = 1e-3
+"""A corruption is small when its norm is at most this share of the weights' norm."""
+MASKED_RATIO = 3.0
 NOISE = 1e-5
 """Two float32 computations of a loss change agree within this share of |loss change| + loss (method section 10)."""
 
@@ -84,18 +113,88 @@ def find_chance_flags(session: Session, clean: Clean) -> list[RaisedFlag]:
     return [RaisedFlag("chance_level", evidence={"accuracy": accuracy, "commonest_class": share})] if accuracy <= share else []
 
 
-def find_cell_flags(result: CellResult, clean: Clean, finding: str) -> list[RaisedFlag]:
-    """Return the doubts about one cell's figures."""
+def find_loss_flags(session: Session, clean: Clean) -> list[RaisedFlag]:
+    """Return the doubts about cross-entropy itself: a loss near zero, logits of a large scale."""
+    if not session.objective.has_classes:
+        return []
     flags = []
-    scope = result.cell.scope.name
+    if clean.loss < SATURATED_LOSS:
+        flags.append(RaisedFlag("saturated_loss", evidence={"clean_loss": clean.loss}))
+    inputs, _ = next(session.batches())
+    with torch.no_grad():
+        output = session.objective.select_output(session.program.forward({}, inputs)).double()
+    spread = float(output.std(-1).mean()) if session.objective.output_kind == "logits" and output.shape[-1] > 1 else 0.0
+    if spread > LARGE_LOGITS:
+        flags.append(RaisedFlag("loss_scale", evidence={"logit_standard_deviation": spread}))
+    return flags
+
+
+def find_cell_flags(result: CellResult, clean: Clean, finding: str, layout: Layout) -> list[RaisedFlag]:
+    """Return the doubts about one cell's figures."""
+    return [
+        RaisedFlag(code, result.cell.scope.name, {"finding": finding, **evidence})
+        for code, evidence in (
+            *_judge_worst(result, clean),
+            *_judge_search(result),
+            *_judge_first_step(result, clean, layout),
+        )
+    ]
+
+
+Doubts = Iterator[tuple[str, dict[str, Any]]]
+
+
+def _judge_worst(result: CellResult, clean: Clean) -> Doubts:
     worst = result.worst["loss"]
     if worst.outcome.non_finite:
-        flags.append(RaisedFlag("non_finite", scope, {"finding": finding, "examples": worst.outcome.non_finite}))
+        yield "non_finite", {"examples": worst.outcome.non_finite}
     elif worst.method == "random" and result.predicted != 0.0:
         searched = max(clean.compute_damage("loss", result.first_order), 0.0)
         damage = clean.compute_damage("loss", worst.outcome)
         if damage - searched > NOISE * (abs(damage) + clean.loss):
-            flags.append(RaisedFlag("random_beats_gradient", scope, {"finding": finding, "random_loss_change": damage}))
+            yield "random_beats_gradient", {"random_loss_change": damage}
+
+
+def _judge_search(result: CellResult) -> Doubts:
+    trace = result.trace
+    if result.stop_reason != "budget" or len(trace) < SHORTEST_TRACE or not math.isfinite(trace[-1]):
+        return
+    before = trace[len(trace) * 3 // 4 - 1]
+    if trace[-1] - before > STILL_RISING * abs(trace[-1]):
+        yield "search_not_converged", {"loss_change_at_three_quarters": before, "loss_change": trace[-1]}
+
+
+def _judge_first_step(result: CellResult, clean: Clean, layout: Layout) -> Doubts:
+    chosen, damage = result.cell.corruption_set, clean.compute_damage("loss", result.first_order)
+    if chosen.scale != "absolute" or not result.predicted or not math.isfinite(damage):
+        return
+    realised = layout.compute_realised_norm(result.one_step, chosen.norm)
+    if abs(realised / chosen.epsilon - 1) > RESOLUTION:
+        yield "below_resolution", {"realised_norm": realised, "epsilon": chosen.epsilon}
+        return
+    ratio = damage / result.predicted
+    small = chosen.epsilon <= SMALL_STEP * layout.compute_norm(chosen.norm)
+    above_noise = max(abs(damage), result.predicted) > 100 * NOISE * clean.loss
+    if small and above_noise and not 1 / MASKED_RATIO <= ratio <= MASKED_RATIO:
+        yield "gradient_masked", {"predicted": result.predicted, "first_order": damage, "ratio": ratio}
+
+
+def find_curve_flags(results: Sequence[CellResult], clean: Clean) -> list[RaisedFlag]:
+    """Return a flag for each norm, n and scale where the one-step damage falls as epsilon grows."""
+    curves: dict[tuple[float, int | None, str], list[tuple[float, float]]] = {}
+    for result in results:
+        chosen = result.cell.corruption_set
+        key = (chosen.norm, chosen.max_corrupted, chosen.scale)
+        curves.setdefault(key, []).append((chosen.epsilon, clean.compute_damage("loss", result.first_order)))
+    flags = []
+    for (norm, _, _), points in curves.items():
+        for (smaller, before), (larger, after) in pairwise(sorted(points)):
+            if before - after > NOISE * (abs(before) + clean.loss) and before > 0:
+                evidence = {"norm": "inf" if math.isinf(norm) else norm, "epsilon": [smaller, larger]}
+                flags.append(
+                    RaisedFlag("one_step_curve_falls", results[0].cell.scope.name, evidence | {"loss_change": [before, after]})
+                )
+                break
     return flags
 
 

@@ -1,6 +1,6 @@
 """Scopes: which weights are corrupted together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -29,11 +29,20 @@ class NamePattern(NamedTuple):
     match: str
 
 
-def find_scopes(asked: Sequence[str | NamePattern], weights: Sequence[str], modules: Mapping[str, str]) -> list[Scope]:
-    """Return the scopes for `model`, `per_module`, `per_tensor` and name patterns, in the file's order of weights.
+Grouping = Callable[[Sequence[str]], Mapping[str, tuple[str, ...]]]
+"""From weight names to groups of them, by group name."""
+
+
+def find_scopes(
+    asked: Sequence[str | NamePattern],
+    weights: Sequence[str],
+    modules: Mapping[str, str],
+    groupings: Mapping[str, Grouping] | None = None,
+) -> list[Scope]:
+    """Return the scopes for `model`, `per_module`, `per_tensor`, name patterns and the kinds that `groupings` names.
 
     Returns:
-        The scopes; a pattern matches weight names or module names.
+        The scopes, each with its weights in the file's order; a pattern matches weight names or module names.
 
     Raises:
         ScopeError: patterns without a match, every one listed.
@@ -47,7 +56,9 @@ def find_scopes(asked: Sequence[str | NamePattern], weights: Sequence[str], modu
             scopes += [Scope("per_tensor", name, (name,)) for name in weights]
         elif entry == "per_module":
             scopes += [Scope("per_module", name, tensors) for name, tensors in _group_by_module(weights, modules).items()]
-        elif isinstance(entry, NamePattern):
+        elif isinstance(entry, str):
+            scopes += [Scope(entry, name, tensors) for name, tensors in (groupings or {})[entry](weights).items()]
+        else:
             matched = tuple(name for name in weights if fnmatchcase(name, entry.match) or fnmatchcase(modules[name], entry.match))
             if matched:
                 scopes.append(Scope("named", entry.name, matched))
@@ -96,6 +107,11 @@ class Layout:
     def compute_norm(self, p: float) -> float:
         """Return the p-norm of the clean weights, in float64."""
         return float(torch.linalg.vector_norm(self.flatten(self._clean), p, dtype=torch.float64))
+
+    def compute_realised_norm(self, corruption: Tensor, p: float) -> float:
+        """Return the p-norm of what the weights' number format makes of a corruption: of (w + a) - w as stored."""
+        moved = [(value.double() - self._clean[name].double()).reshape(-1) for name, value in self.apply(corruption).items()]
+        return float(torch.linalg.vector_norm(torch.cat(moved), p))
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the scope's tensors as one vector [k], in the order of `names`."""

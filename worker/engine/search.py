@@ -4,20 +4,28 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from worker.engine.corruption import CorruptionSet
+from worker.engine.corruption import ClosedForm, CorruptionSet
 from worker.engine.record import Candidate, Clean, Pool, Record
-from worker.engine.regions import Region
+from worker.engine.regions import Ball, Region
 from worker.engine.scopes import Scope
 from worker.engine.session import Evaluator
+from worker.engine.smoothness import draw_start, make_hessian_product, run_lanczos, solve_ball
 from worker.engine.strategies import STRATEGIES, Move, Purse, SearchProblem, Strategy
 from worker.engine.tally import Outcome
 
 CORRUPTED_BYTES = 128 * 2**20
 """Corrupted copies of a scope's weights that are held at once, so that they share one clean pass."""
+
+LANCZOS_STEPS = 20
+PASSES_PER_PRODUCT = 3
+"""A product with the Hessian takes one forward and two backward passes (4 where it is a difference of gradients)."""
+CURVED = frozenset({"second_order", "auto"})
+"""The methods that can start where the gradient is zero."""
 
 StopTest = Callable[[Outcome], bool]
 
@@ -45,7 +53,8 @@ class Cell:
 class CellResult:
     """What the search found in a cell. Every outcome was measured, so each is a lower bound.
 
-    weights: k; movable: those whose scale is not zero; corrupted: how many the one-step corruption changes.
+    weights: k; movable: those whose scale is not zero; corrupted: how many the one-step corruption changes; one_step: that
+    corruption.
     trace: the largest damage to the loss after each measurement of the search.
     """
 
@@ -54,6 +63,7 @@ class CellResult:
     movable: int
     corrupted: int
     predicted: float
+    one_step: Tensor
     first_order: Outcome
     worst: dict[str, Candidate]
     """The worst for "loss" and for each metric, over everything measured."""
@@ -70,7 +80,7 @@ class Run:
 
     cell: Cell
     region: Region
-    predicted: float
+    form: ClosedForm
     record: Record
     purse: Purse
     strategy: Strategy
@@ -123,7 +133,8 @@ class Run:
             weights=self.record.worst["loss"].corruption.numel(),
             movable=self.region.movable,
             corrupted=self.region.corrupted,
-            predicted=self.predicted,
+            predicted=self.form.value,
+            one_step=self.form.corruption,
             first_order=self.record.first_order,
             worst=self.record.worst,
             random=self.random,
@@ -212,14 +223,40 @@ def _prepare(evaluator: Evaluator, cell: Cell, gradient: Tensor, pool: Pool, set
         find_best=lambda: record.worst["loss"].corruption,
         has_margin="accuracy" in clean.metrics and evaluator.session.objective.has_classes,
         known=known[0].corruption if known else None,
+        is_flat=stuck,
+        solve_second_order=_make_second_order(evaluator, region, gradient, purse, derive_seed(settings.seed, cell.scope.name)),
     )
     strategy = STRATEGIES[settings.method](start, problem)
-    run = Run(cell, region, form.value, record, purse, strategy, random, worst_random)
-    if stuck and not worst_random:
+    run = Run(cell, region, form, record, purse, strategy, random, worst_random)
+    if stuck and not worst_random and not (settings.method in CURVED and _has_second_order(region)):
         run.stop_reason = "zero_gradient"
     else:
         run.begin()
     return run
+
+
+def _has_second_order(region: Region) -> TypeGuard[Ball]:
+    return isinstance(region, Ball) and region.corruption_set.norm == 2 and region.corrupted == region.movable
+
+
+def _make_second_order(
+    evaluator: Evaluator, region: Region, gradient: Tensor, purse: Purse, seed: int
+) -> Callable[[int], Tensor | None]:
+    """Return how to maximise a^T g + a^T H a / 2 over the ball, by Lanczos in the coordinates a / s."""
+
+    def solve(passes: int) -> Tensor | None:
+        steps = min(LANCZOS_STEPS, passes // PASSES_PER_PRODUCT)
+        if steps < 2 or not _has_second_order(region):
+            return None
+        scale = torch.ones_like(gradient, dtype=torch.float64) if region.scale is None else region.scale
+        product = make_hessian_product(evaluator.session, evaluator.layout.names, torch.zeros_like(scale))
+        slope = gradient.double() * scale
+        lanczos = run_lanczos(lambda vector: scale * product(scale * vector), draw_start(slope, seed), steps)
+        purse.forward += lanczos.products
+        purse.backward += (PASSES_PER_PRODUCT - 1) * lanczos.products
+        return scale * solve_ball(lanczos, slope, region.corruption_set.epsilon).corruption
+
+    return solve
 
 
 def _run_side_by_side(evaluator: Evaluator, runs: Sequence[Run], stop_when: StopTest | None) -> None:

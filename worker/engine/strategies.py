@@ -66,7 +66,8 @@ class SearchProblem:
 
     draw: restart number -> a random corruption on the region's edge. find_best: the worst corruption found so far.
     has_margin: whether the objective has classes, so that the margin can stand in for the accuracy. known: the worst corruption
-    of the smaller cells.
+    of the smaller cells. is_flat: the gradient at w is zero. solve_second_order: passes it may spend -> the maximiser of the
+    second-order model; None where the set has none (only p = 2, n = k do) or the passes do not suffice.
     """
 
     region: Region
@@ -76,6 +77,8 @@ class SearchProblem:
     find_best: Callable[[], Tensor]
     has_margin: bool = False
     known: Tensor | None = None
+    is_flat: bool = False
+    solve_second_order: Callable[[int], Tensor | None] = lambda passes: None  # noqa: ARG005 - what the default ignores
 
 
 def measure_once(start: Tensor, problem: SearchProblem) -> Strategy:
@@ -154,7 +157,8 @@ def combine(start: Tensor, problem: SearchProblem) -> Strategy:
     # Each wins on some networks, and the large early steps of the ascent leave the first support.
     purse = problem.purse
     share = purse.steps_left / 4
-    yield from reapply(start, problem, share)
+    curved = problem.solve_second_order(purse.left // 2) if problem.is_flat else None
+    yield from reapply(start, problem, share) if curved is None else reapply(curved, problem, share, "second_order")
     yield from ascend(start, problem, min(math.ceil(share), ASCENT_STEPS, max(1, purse.steps_left)))
     if problem.has_margin and purse.steps_left > share > 1:
         yield from ascend(start, problem, min(math.ceil(share), ASCENT_STEPS), "margin")
@@ -173,6 +177,16 @@ def combine(start: Tensor, problem: SearchProblem) -> Strategy:
     return "budget"
 
 
+def solve_second_order(start: Tensor, problem: SearchProblem) -> Strategy:
+    """Measure one step, then the maximiser of a^T g + a^T H a / 2 over the ball (p = 2, n = k), then re-apply from there."""
+    if not problem.is_flat:
+        yield Move(start, "first_order", None)
+    corruption = problem.solve_second_order(problem.purse.left // 2)
+    if corruption is None:
+        return (yield from reapply(start, problem))
+    return (yield from reapply(corruption, problem, first="second_order"))
+
+
 def ascend_all(start: Tensor, problem: SearchProblem) -> Strategy:
     """Ascend from the one-step corruption, with as many steps as the budget allows."""
     yield Move(start, "first_order", None)
@@ -183,5 +197,6 @@ STRATEGIES: dict[str, Callable[[Tensor, SearchProblem], Strategy]] = {
     "first_order": measure_once,
     "reapplied": reapply,
     "ascent": ascend_all,
+    "second_order": solve_second_order,
     "auto": combine,
 }

@@ -1,17 +1,31 @@
 """Every flag has a model that raises it and one that does not."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.worker.engine.programs import build_mlp, build_program, build_session, make_step
+from tests.worker.engine.test_search import read_clean, run_search
 from worker.engine.corruption import CorruptionSet
-from worker.engine.flags import FLAGS, RaisedFlag, find_cell_flags, find_chance_flags, find_model_flags
+from worker.engine.data.dataset import Dataset
+from worker.engine.flags import (
+    FLAGS,
+    RaisedFlag,
+    find_cell_flags,
+    find_chance_flags,
+    find_curve_flags,
+    find_loss_flags,
+    find_model_flags,
+)
 from worker.engine.gradient import compute_gradient
 from worker.engine.models.program import Program
 from worker.engine.objective import Objective
 from worker.engine.record import Candidate, Clean
-from worker.engine.scopes import Scope
-from worker.engine.search import Cell, CellResult
+from worker.engine.scopes import Layout, Scope
+from worker.engine.search import Cell, CellResult, SearchSettings
+from worker.engine.session import Evaluator, Session
 from worker.engine.tally import Outcome
 
 
@@ -54,7 +68,7 @@ def build_result(losses: tuple[float | None, float | None], predicted: float = 0
     cell = Cell(Scope("model", "model", ("w",)), CorruptionSet(2.0, 0.1), (None,))
     worst = Candidate("random", random, torch.ones(1)) if random.loss is None or random.loss > (searched.loss or 0) else None
     chosen = worst or Candidate("first_order", searched, torch.ones(1))
-    return CellResult(cell, 1, 1, 1, predicted, searched, {"loss": chosen}, (random,), "single_step", 1, 0)
+    return CellResult(cell, 1, 1, 1, predicted, 0.1 * torch.ones(1), searched, {"loss": chosen}, (random,), "single_step", 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +82,69 @@ def build_result(losses: tuple[float | None, float | None], predicted: float = 0
     ],
 )
 def test_cell_flags(losses: tuple[float, float | None], predicted: float, raised: list[str]) -> None:
-    assert codes(find_cell_flags(build_result(losses, predicted), Clean(0.5, {}), "f-0001")) == raised
+    layout = Layout({"w": torch.ones(1)}, ["w"])
+    assert codes(find_cell_flags(build_result(losses, predicted), Clean(0.5, {}), "f-0001", layout)) == raised
+
+
+def search(session: Session, sets: list[CorruptionSet], settings: SearchSettings) -> tuple[list[CellResult], Clean, Layout]:
+    info = compute_gradient(session, tuple(session.program.weights))
+    clean = read_clean(info.clean)
+    return run_search(session, sets, settings), clean, Evaluator(session, tuple(session.program.weights)).layout
+
+
+def raise_flags(session: Session, sets: list[CorruptionSet], settings: SearchSettings) -> list[str]:
+    """Return the codes that the cells of a real search raise."""
+    results, clean, layout = search(session, sets, settings)
+    cells = [flag for result in results for flag in find_cell_flags(result, clean, "f-0001", layout)]
+    return codes([*cells, *find_curve_flags(results, clean)])
+
+
+ONE_STEP = SearchSettings("first_order", 1, 0)
+
+
+def build_waves() -> Session:
+    """Return a model whose output goes up and down within a thousandth of its weights."""
+    steps = [make_step("mul", torch.mul, ("x", "a.w"), "h"), make_step("sin", lambda h: torch.sin(2e4 * h), ("h",), "y")]
+    return build_session(build_program({"a.w": torch.ones(3)}, steps, ("y",)), classes=3, examples=200)
+
+
+def test_a_gradient_that_the_loss_does_not_follow_is_masked() -> None:
+    small = [CorruptionSet(2.0, 1e-3)]
+    assert raise_flags(build_waves(), small, ONE_STEP) == ["gradient_masked"]
+    assert raise_flags(build_session(build_mlp((3, 6, 4), activation="tanh")), small, ONE_STEP) == []
+
+
+def test_a_one_step_curve_that_falls() -> None:
+    falling = [CorruptionSet(2.0, epsilon) for epsilon in (2e-5, 0.5)]
+    assert "one_step_curve_falls" in raise_flags(build_waves(), falling, ONE_STEP)
+    rising = [CorruptionSet(2.0, epsilon) for epsilon in (0.1, 0.2)]
+    assert raise_flags(build_session(build_mlp((3, 6, 4))), rising, ONE_STEP) == []
+
+
+def test_a_corruption_below_the_resolution_of_the_weights() -> None:
+    session = build_session(build_mlp((3, 6, 4)))
+    tiny = [CorruptionSet(math.inf, 1e-8)]
+    assert raise_flags(session, tiny, ONE_STEP) == ["below_resolution"]
+    assert raise_flags(session.cast(torch.float64), tiny, ONE_STEP) == []
+
+
+def test_a_search_that_still_rises_at_its_end() -> None:
+    rough, smooth = build_waves(), build_session(build_mlp((6, 16, 16, 4), seed=3), examples=60)
+    assert raise_flags(rough, [CorruptionSet(2.0, 0.05, 3)], SearchSettings("auto", 24, 0)) == ["search_not_converged"]
+    assert raise_flags(smooth, [CorruptionSet(2.0, 2.0)], SearchSettings("auto", 24, 0)) == []
+
+
+def test_a_loss_near_zero_and_large_logits() -> None:
+    program = build_mlp((3, 8, 4))
+    inputs = build_session(program).dataset.inputs
+    labels = program.forward({}, inputs)["linear1"].argmax(-1)
+    sure = {name: weight * (3000.0 if name.startswith("layer1") else 1.0) for name, weight in program.weights.items()}
+    session = Session(replace(program, weights=sure), Dataset(inputs, labels), Objective(), 16)
+    clean = read_clean(compute_gradient(session, tuple(sure)).clean)
+    assert "loss_scale" in codes(find_loss_flags(session, clean))
+    assert codes(find_loss_flags(session, Clean(1e-5, {}))) == ["saturated_loss", "loss_scale"]
+    plain = build_session(program)
+    assert codes(find_loss_flags(plain, read_clean(compute_gradient(plain, tuple(program.weights)).clean))) == []
 
 
 def test_gradient_below_rounding_counts_as_zero() -> None:

@@ -157,3 +157,31 @@ def test_cells_that_come_to_the_same_set_are_one() -> None:
     cells = plan_cells(scope, 10, [CorruptionSet(2.0, 0.1, n) for n in (None, 5, 10, 50)])
     assert [(cell.asked, cell.corruption_set.max_corrupted) for cell in cells] == [((None, 10, 50), None), ((5,), 5)]
     assert len(plan_cells(scope, 10, [CorruptionSet(1.0, 0.1, n) for n in (None, 5, 1)])) == 1
+
+
+def test_second_order_finds_damage_where_the_gradient_is_zero() -> None:
+    # The loss is quadratic around w = 0, so Lanczos sees it exactly: the worst direction is the top eigenvector's.
+    steps = [make_step("mul", torch.mul, ("x", "a.w"), "h"), make_step("sum", lambda h: h.sum(1, keepdim=True), ("h",), "y")]
+    program = build_program({"a.w": torch.zeros(3)}, steps, ("y",), (None, 3))
+    session = build_session(program, objective=Objective("mse", metrics=("mse",)))
+    inputs = session.dataset.inputs["x"].double()
+    session = Session(program, type(session.dataset)({"x": inputs.float()}, torch.zeros(len(inputs), 1)), session.objective, 16)
+    largest = torch.linalg.eigvalsh(inputs.T @ inputs / len(inputs))[-1]
+    for method in ("second_order", "auto"):
+        [result] = run_search(session, [CorruptionSet(2.0, 0.5)], SearchSettings(method, 40, 0))
+        assert result.worst["loss"].outcome.loss == pytest.approx(0.25 * float(largest), rel=1e-5)
+        assert result.forward + result.backward <= 40
+
+
+def test_the_margin_ascent_lowers_accuracy_where_the_loss_does_not_lead() -> None:
+    # One example is far from the boundary and has nearly all of the loss's slope; three are near it.
+    inputs = torch.tensor([[-4.0, 0.0], [0.0, 0.3], [0.0, 0.3], [0.0, 0.3]])
+    steps = [make_step("linear", torch.nn.functional.linear, ("x", "u.weight"), "y")]
+    program = build_program({"u.weight": torch.tensor([[1.0, 1.0], [-1.0, -1.0]])}, steps, ("y",), (None, 2))
+    session = build_session(program, classes=2)
+    session = Session(program, type(session.dataset)({"x": inputs}, torch.zeros(4, dtype=torch.long)), Objective(), 4)
+    found = {}
+    for method in ("reapplied", "auto"):
+        [result] = run_search(session, [CorruptionSet(2.0, 1.5)], SearchSettings(method, 64, 0))
+        found[method] = result.worst["accuracy"].outcome.metrics["accuracy"]
+    assert found == {"reapplied": 0.75, "auto": 0.0}
