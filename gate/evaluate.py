@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import date
 
+from gate.certainty import is_proved
 from gate.completeness import find_doubts
 from gate.conditions import judge_condition
 from gate.regression import judge_regression
@@ -46,10 +47,11 @@ def evaluate(
     parts: list[Outcome] = [*(part.outcome for part in conditions), *(part.outcome for part in requires)]
     parts += ["inconclusive"] * bool(doubts)
     parts += [regression.outcome] if regression is not None else []
+    outcome = find_worst(parts)
     return Verdict(
         schema_version=SCHEMA_VERSION,
-        outcome=find_worst(parts),
-        assurance="searched",
+        outcome=outcome,
+        assurance="certified" if outcome == "pass" and is_proved(policy, report) else "searched",
         policy_name=policy.name,
         policy_sha256=compute_sha256(canonical_bytes(policy)),
         report_sha256=report_sha256,

@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "scope named as a kind": ({"scopes": [{"name": "model", "match": "*"}]}, "/scopes/0"),
     "scope twice": ({"scopes": ["model", "model"]}, ""),
     "no scopes": ({"scopes": []}, "/scopes"),
-    "search method that is not built": ({"search": {"method": "second_order"}}, "/search/method"),
+    "search method that is not built": ({"search": {"method": "annealing"}}, "/search/method"),
     "budget of zero": ({"search": {"budget_passes": 0}}, "/search/budget_passes"),
     "negative seed": ({"search": {"seed": -1}}, "/search/seed"),
     "huge seed": ({"search": {"seed": 2**63}}, "/search/seed"),
