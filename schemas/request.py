@@ -49,7 +49,7 @@ class DataReference(Input):
 class Objective(Input):
     """The loss L and the metrics; docs/method.md section 1."""
 
-    loss: Literal["cross_entropy", "mse", "bce_with_logits"] = "cross_entropy"
+    loss: Literal["cross_entropy", "mse", "bce_with_logits", "label_free", "kl_to_clean"] = "cross_entropy"
     output_kind: Literal["logits", "probabilities", "log_probabilities"] = "logits"
     ignore_index: int = -100
     output: Annotated[int, Field(ge=0)] | Name = 0
@@ -65,8 +65,10 @@ class Objective(Input):
         if self.metrics is not None and len(set(self.metrics)) != len(self.metrics):
             message = "metrics lists a name twice"
             raise ValueError(message)
-        if self.loss != "cross_entropy" and self.output_kind != "logits":
-            message = f"output_kind {self.output_kind} has a meaning only with loss cross_entropy; leave it out"
+        if self.loss in {"mse", "bce_with_logits"} and self.output_kind != "logits":
+            message = (
+                f"output_kind {self.output_kind} has a meaning only where there are classes; leave it out with loss {self.loss}"
+            )
             raise ValueError(message)
         return self
 
@@ -80,6 +82,8 @@ METRICS_OF_LOSS: dict[str, tuple[str, ...]] = {
     "cross_entropy": ("accuracy", "error_rate", "top_5", "top_5_error_rate", "perplexity"),
     "bce_with_logits": ("accuracy", "error_rate"),
     "mse": ("mse",),
+    "label_free": ("accuracy", "error_rate", "top_5", "top_5_error_rate"),
+    "kl_to_clean": ("accuracy", "error_rate", "top_5", "top_5_error_rate"),
 }
 
 

@@ -43,7 +43,10 @@ def test_a_union_is_one_fault_with_every_choice() -> None:
     assert fault.expected == "a number or 'inf'"
     assert fault.got == '"two"'
     fault = _faults({"model": MODEL, "data": DATA, "scopes": [7]})["/scopes/0"]
-    assert fault.expected == "'model', 'per_module', 'per_tensor', 'per_component' or 'per_depth' or an object with the fields name, match"
+    assert (
+        fault.expected
+        == "'model', 'per_module', 'per_tensor', 'per_component' or 'per_depth' or an object with the fields name, match"
+    )
 
 
 def test_inside_a_union_the_alternative_that_was_meant_is_told() -> None:

@@ -17,6 +17,7 @@ from schemas.errors import DataMismatch, NoParameters, ScopeError
 from schemas.report import Measurement
 from tests.worker.audits import build_request, write_job
 from worker.audit import AuditInput, measure_audit
+from worker.engine.objective import Objective
 from worker.report import assemble_report
 
 
@@ -225,3 +226,33 @@ def test_scaled_sets_and_roundings_are_audited(tmp_path: Path) -> None:
     ]
     assert given == expected
     assert all((f.measured.loss_change or 0) > 0 and f.set.change_per_weight is None for f in measured.findings)
+
+
+@pytest.mark.parametrize("loss", ["label_free", "kl_to_clean"])
+def test_without_labels_the_model_is_compared_with_itself(loss: str, tmp_path: Path) -> None:
+    job = write_job(tmp_path, objective={"loss": loss}, sets=[{"norm": 2, "epsilon": [3.0]}], search={"budget_passes": 40})
+    with np.load(job.data_path) as file:
+        inputs = file["inputs"]
+    np.savez(job.data_path, inputs=inputs)
+    measured = run(job)
+    network = torch.jit.load(str(job.model_path))
+    logs = network(torch.from_numpy(inputs)).detach().double().log_softmax(-1)
+    entropy = -float(logs.max(-1).values.mean())
+    assert measured.clean.loss == pytest.approx(entropy if loss == "label_free" else 0.0, rel=1e-5, abs=1e-7)
+    assert measured.clean.metrics == {"accuracy": 1.0}
+    assert "label_free" in {flag.code for flag in measured.flags}
+    whole = next(finding for finding in measured.findings if finding.scope.kind == "model")
+    assert (whole.measured.loss_change or 0.0) > 0.1
+    assert (whole.measured.metrics["accuracy"].drop or 0.0) > 0.05
+    if loss == "kl_to_clean":
+        assert whole.predicted.loss_change == 0.0
+        assert "zero_gradient" in {flag.code for flag in measured.flags}
+
+
+def test_divergence_from_the_clean_model_is_that_of_its_definition() -> None:
+    clean, corrupted = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    objective = Objective("kl_to_clean")
+    losses = objective.compute_losses(corrupted, objective.make_target(clean))
+    for row, (before, after) in enumerate(zip(clean.tolist(), corrupted.tolist(), strict=True)):
+        p, q = ([math.exp(z) / math.fsum(map(math.exp, logits)) for z in logits] for logits in (before, after))
+        assert float(losses[row]) == pytest.approx(math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True)), rel=1e-9)

@@ -126,6 +126,10 @@ def _find_label_faults(output: Tensor, first: Tensor, target: Tensor, objective:
         yield Fault(
             "the output that the loss reads is not floating point", "/objective/output", "float", str(output.dtype), advice
         )
+    elif not objective.needs_labels:
+        if output.ndim < 2 or output.shape[0] != len(first):
+            expected, got = "[examples, ..., classes]", str(list(output.shape))
+            yield Fault(f"the output does not fit loss {objective.loss}", "/objective/output", expected, got, advice)
     elif not objective.has_classes:
         if output.shape != first.shape:
             yield Fault("labels and output differ in shape", where, str(list(output.shape)), str(list(first.shape)), advice)

@@ -43,6 +43,10 @@ FLAGS: dict[str, tuple[str, str]] = {
     "below_resolution": ("warning", "the weights' number format cannot realise so small a corruption; use a larger epsilon"),
     "saturated_loss": ("warning", "the model is so sure that its gradient nearly vanishes; use harder data or gate on metrics"),
     "loss_scale": ("info", "the logits are large, so loss changes look large; compare models by metrics"),
+    "label_free": (
+        "warning",
+        "figures compare the model with itself, whatever its answers are worth; give labels where you have them",
+    ),
     "chance_level": (
         "critical",
         "the clean model is no better than always answering the commonest class; it has nothing to lose",
@@ -107,7 +111,8 @@ def find_chance_flags(session: Session, clean: Clean) -> list[RaisedFlag]:
     """Return a flag when the clean accuracy is at most the share of the commonest class."""
     if not session.objective.has_classes or "accuracy" not in clean.metrics:
         return []
-    counted = session.dataset.target[session.objective.find_counted(session.dataset.target)]
+    target = session.dataset.target
+    counted = session.objective.find_labels(target)[session.objective.find_counted(target)]
     share = float(torch.bincount(counted.flatten()).max()) / len(counted.flatten())
     accuracy = clean.metrics["accuracy"]
     return [RaisedFlag("chance_level", evidence={"accuracy": accuracy, "commonest_class": share})] if accuracy <= share else []
@@ -118,7 +123,9 @@ def find_loss_flags(session: Session, clean: Clean) -> list[RaisedFlag]:
     if not session.objective.has_classes:
         return []
     flags = []
-    if clean.loss < SATURATED_LOSS:
+    if not session.objective.needs_labels:
+        flags.append(RaisedFlag("label_free", evidence={"loss": session.objective.loss}))
+    elif clean.loss < SATURATED_LOSS:
         flags.append(RaisedFlag("saturated_loss", evidence={"clean_loss": clean.loss}))
     inputs, _ = next(session.batches())
     with torch.no_grad():

@@ -54,7 +54,8 @@ def compute_gradient(session: Session, names: Sequence[str]) -> GradientInfo:
     leaves = {name: session.program.weights[name].detach().clone().requires_grad_() for name in names}
     [clean] = Evaluator(session, names).differentiate([leaves])
     reached = tuple(name for name, leaf in leaves.items() if leaf.grad is not None)
-    by_weight = {name: read_gradient(leaf) for name, leaf in leaves.items()}
+    flat = session.objective.is_flat
+    by_weight = {name: torch.zeros_like(leaf) if flat else read_gradient(leaf) for name, leaf in leaves.items()}
     return GradientInfo(clean, reached, by_weight, _sample_example_squares(session, names))
 
 

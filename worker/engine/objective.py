@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+LABEL_FREE = frozenset({"label_free", "kl_to_clean"})
+"""Losses against the clean model itself."""
 HIGHER_IS_BETTER = frozenset({"accuracy", "top_5"})
 """Metrics that corruption pushes down; it pushes all others up."""
 
@@ -16,7 +18,9 @@ class Objective:
     """A loss over model outputs and targets, and the metrics reported beside it.
 
     cross_entropy: outputs [B, C] or [B, T, C], targets [B] or [B, T], in nats per counted label;
-    mse and bce_with_logits: outputs and targets of one shape, mean per element.
+    mse and bce_with_logits: outputs and targets of one shape, mean per element. Without labels (method section 6):
+    label_free is cross_entropy to the clean model's own answers; kl_to_clean is KL(clean || corrupted), its targets the clean
+    model's log-probabilities, shaped like the outputs.
     """
 
     loss: str = "cross_entropy"
@@ -28,7 +32,25 @@ class Objective:
     @property
     def has_classes(self) -> bool:
         """Whether targets are class numbers and the output's last axis is the classes."""
-        return self.loss == "cross_entropy"
+        return self.loss in {"cross_entropy", *LABEL_FREE}
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the data must bring the targets; else `make_target` does."""
+        return self.loss not in LABEL_FREE
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the gradient at the clean weights is zero by construction; what is computed is rounding."""
+        return self.loss == "kl_to_clean"
+
+    def make_target(self, output: Tensor) -> Tensor:
+        """Return what the clean model's output gives as the target."""
+        return self.compute_logs(output) if self.loss == "kl_to_clean" else output.argmax(-1)
+
+    def find_labels(self, target: Tensor) -> Tensor:
+        """Return the class numbers that the metrics count against."""
+        return target.argmax(-1) if self.loss == "kl_to_clean" else target
 
     def select_output(self, outputs: dict[str, Any]) -> Tensor:
         """Return the output that the loss reads, by position or name."""
@@ -39,25 +61,31 @@ class Objective:
         return value
 
     def find_counted(self, target: Tensor) -> Tensor:
-        """Return which labels count, shaped like `target`."""
+        """Return which labels count, one for each loss."""
+        if self.loss == "kl_to_clean":
+            return torch.ones(target.shape[:-1], dtype=torch.bool, device=target.device)
         return target != self.ignore_index if self.has_classes else torch.ones_like(target, dtype=torch.bool)
 
     def compute_losses(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of every label, shaped like `target`; ignored labels give 0."""
+        """Return the loss of every label; ignored labels give 0."""
         if self.loss == "mse":
             return functional.mse_loss(output, target, reduction="none")
         if self.loss == "bce_with_logits":
             return functional.binary_cross_entropy_with_logits(output, target, reduction="none")
-        logs = output.flatten(0, -2)
-        if self.output_kind == "logits":
-            logs = logs.log_softmax(-1)
-        elif self.output_kind == "probabilities":
-            logs = logs.log()
+        if self.loss == "kl_to_clean":
+            return functional.kl_div(self.compute_logs(output), target, reduction="none", log_target=True).sum(-1)
+        logs = self.compute_logs(output.flatten(0, -2))
         return functional.nll_loss(logs, target.flatten(), reduction="none", ignore_index=self.ignore_index).view(target.shape)
+
+    def compute_logs(self, output: Tensor) -> Tensor:
+        """Return the log-probabilities of the classes."""
+        if self.output_kind == "logits":
+            return output.log_softmax(-1)
+        return output.log() if self.output_kind == "probabilities" else output
 
     def compute_margin_losses(self, output: Tensor, target: Tensor) -> Tensor:
         """Return minus the margin of each label's class, 0 once it is answered wrongly; its rise lowers the accuracy."""
         counted = self.find_counted(target)
-        right = torch.where(counted, target, 0).unsqueeze(-1)
+        right = torch.where(counted, self.find_labels(target), 0).unsqueeze(-1)
         margin = output.gather(-1, right) - output.scatter(-1, right, -torch.inf).amax(-1, keepdim=True)
         return torch.where(counted, -margin.squeeze(-1).clamp(min=0), 0)

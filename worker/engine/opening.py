@@ -1,6 +1,6 @@
 """Open a session: read the model and the data, refuse what does not fit, compare with the runtime."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,24 @@ def open_session(source: Source) -> Opened:
     program = load_program(source.model_path, source.model_format)
     check_model(program)
     names = [spec.name for spec in program.inputs if not spec.optional or spec.name in dict(source.columns)]
-    dataset = load_npz(source.data_path, dict(source.columns), source.target, names)
+    dataset = load_npz(source.data_path, dict(source.columns), source.target if source.objective.needs_labels else None, names)
     check_data(program, dataset, source.objective)
     check_first_batch(program, dataset, source.objective, 1)
     micro_batch = source.micro_batch or choose_micro_batch(program, dataset)
     check_first_batch(program, dataset, source.objective, micro_batch)
+    if not source.objective.needs_labels:
+        dataset = label_by_model(program, dataset, source.objective, micro_batch)
     few, _ = next(dataset.batches(min(micro_batch, PARITY_EXAMPLES)))
     parity = measure_parity(source.model_path, program, few, source.threads)
     session = Session(program, dataset, source.objective, micro_batch)
     return Opened(session.to(source.device), parity)
+
+
+def label_by_model(program: Program, dataset: Dataset, objective: Objective, micro_batch: int) -> Dataset:
+    """Return the data with the clean model's own answers as the target."""
+    with torch.no_grad():
+        outputs = [objective.select_output(program.forward({}, inputs)) for inputs, _ in dataset.batches(micro_batch)]
+    return replace(dataset, target=objective.make_target(torch.cat(outputs)))
 
 
 def choose_micro_batch(program: Program, dataset: Dataset) -> int:

@@ -15,14 +15,14 @@ KINDS = "biuf"
 """Array kinds that a model can take: bool, signed and unsigned integers, floats."""
 
 
-def load_npz(path: Path, columns: Mapping[str, str], target: str, input_names: Sequence[str]) -> Dataset:
+def load_npz(path: Path, columns: Mapping[str, str], target: str | None, input_names: Sequence[str]) -> Dataset:
     """Read the arrays that the model and the loss need.
 
     Args:
         path: the `.npz` file.
         columns: model input name -> array name; may be empty when the model has one input, whose array is
             then the one called like the input, else `inputs`, else the only one that is not the target.
-        target: the array of labels.
+        target: the array of labels; None when none are needed, and then the target is the row numbers.
         input_names: the inputs that the model needs.
 
     Returns:
@@ -32,8 +32,10 @@ def load_npz(path: Path, columns: Mapping[str, str], target: str, input_names: S
     arrays = _read_arrays(path)
     chosen = _choose_columns(arrays, columns, target, input_names)
     inputs = {name: arrays[column] for name, column in chosen.items()}
-    _check_lengths({**{column: arrays[column] for column in chosen.values()}, target: arrays[target]})
-    return Dataset(inputs={name: value.clone() for name, value in inputs.items()}, target=arrays[target].clone())
+    read = {column: arrays[column] for column in (*chosen.values(), target) if column is not None}
+    _check_lengths(read)
+    labels = torch.arange(len(next(iter(read.values())))) if target is None else arrays[target].clone()
+    return Dataset(inputs={name: value.clone() for name, value in inputs.items()}, target=labels)
 
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
@@ -74,7 +76,7 @@ def _read_array(name: str, array: "np.ndarray[tuple[int, ...], np.dtype[np.gener
 
 
 def _choose_columns(
-    arrays: Mapping[str, Tensor], columns: Mapping[str, str], target: str, input_names: Sequence[str]
+    arrays: Mapping[str, Tensor], columns: Mapping[str, str], target: str | None, input_names: Sequence[str]
 ) -> dict[str, str]:
     listed = f"arrays in the file: {sorted(arrays)}"
     faults = [
@@ -95,7 +97,7 @@ def _choose_columns(
             faults.append(
                 Fault(f"no array for model input {name!r}", "/data/inputs", f"an array named {column!r}", listed, advice)
             )
-    if target not in arrays:
+    if target is not None and target not in arrays:
         advice = "name the array of labels in data.target"
         faults.append(Fault("the labels are missing", "/data/target", f"an array named {target!r}", listed, advice))
     if faults:
@@ -103,7 +105,7 @@ def _choose_columns(
     return chosen
 
 
-def _guess_column(name: str, arrays: Mapping[str, Tensor], target: str, *, alone: bool) -> str:
+def _guess_column(name: str, arrays: Mapping[str, Tensor], target: str | None, *, alone: bool) -> str:
     others = [column for column in arrays if column != target]
     if name in arrays or not alone:
         return name
