@@ -87,12 +87,39 @@ class SkippedTensor:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """How the file stores a weight: value = (code - zero_point) * step.
+
+    codes: the stored integers, in stored type and shape; step and zero_point are broadcastable to them.
+    """
+
+    codes: Tensor
+    step: Tensor
+    zero_point: Tensor
+
+    @property
+    def bits(self) -> int:
+        """The width of a code."""
+        return self.codes.dtype.itemsize * 8
+
+    @property
+    def signed(self) -> bool:
+        """Whether the codes are two's complement."""
+        return self.codes.dtype.is_signed
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the values behind codes, in the type of the step."""
+        return (codes.long() - self.zero_point.long()).to(self.step.dtype) * self.step
+
+
+@dataclass(frozen=True)
 class Program:
     """A model in the engine's one form.
 
     weights: the auditable floating-point tensors under the file's own names, in stored dtype and layout.
     constants: every other value the steps read by name (integers, running statistics, scalars, lists, strings).
     modules: weight name -> module name (contract: the dotted prefix, or the exporter's scope).
+    grids: weight name -> how the file stores it, for weights stored as integers; `weights` has their values.
     """
 
     format: str
@@ -109,6 +136,9 @@ class Program:
     """The file carries operators in training mode (dropout that drops, statistics that update)."""
     saved_in_training: bool = False
     """The module was saved in training mode, but every operator follows evaluation mode now."""
+    grids: dict[str, Grid] = field(default_factory=dict)
+    nodes: Mapping[str, Any] = field(default_factory=dict)
+    """ONNX files: the file's node behind a step and its opset, by step name. Empty once the program is cast."""
 
     def forward(self, parameters: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run the whole program; weights missing from `parameters` keep their stored values."""
@@ -131,10 +161,11 @@ class Program:
 
     def cast(self, dtype: torch.dtype) -> "Program":
         """Return the program with every float32 weight, constant and dtype attribute replaced by `dtype`."""
-        return self._map(
+        cast = self._map(
             lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor,
             lambda given: dtype if given == torch.float32 else given,
         )
+        return replace(cast, nodes={})
 
     def _map(self, tensor: Callable[[Tensor], Tensor], dtype: Callable[[torch.dtype], torch.dtype]) -> "Program":
         def convert(value: Any) -> Any:
@@ -159,6 +190,7 @@ class Program:
             weights={name: tensor(value) for name, value in self.weights.items()},
             constants={name: convert(value) for name, value in self.constants.items()},
             steps=tuple(convert_step(step) for step in self.steps),
+            grids={name: Grid(tensor(g.codes), tensor(g.step), tensor(g.zero_point)) for name, g in self.grids.items()},
         )
 
 

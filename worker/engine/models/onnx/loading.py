@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnx import NodeProto
+
 from worker.engine.models.onnx.archive import TensorReader, read_model
 from worker.engine.models.onnx.exporter import read_exporter
 from worker.engine.models.onnx.graph import read_graph
 from worker.engine.models.onnx.modules import find_modules
 from worker.engine.models.onnx.passes import drop_aliases, drop_unread, fold_integers, list_numbers, mark_dynamic
+from worker.engine.models.onnx.quantised import join_pairs, take_grids
 from worker.engine.models.onnx.standard import is_text, read_opsets
 from worker.engine.models.onnx.uses import Uses
 from worker.engine.models.onnx.weights import find_skipped
@@ -32,9 +35,13 @@ def load_onnx(path: Path) -> Program:
     model = read_model(path)
     graph = read_graph(model, TensorReader(path.parent))
     graph.steps = drop_aliases(graph.steps, graph.operators, graph.outputs)
+    grids, numbers = take_grids(graph)
+    join_pairs(graph)
+    graph.steps = drop_aliases(graph.steps, graph.operators, graph.outputs)
     exporter, uses = read_exporter(model), Uses(graph.steps, graph.operators)
     skipped = find_skipped(graph, uses, exporter)
     weights = {name: entry.tensor for name, entry in graph.stored.items() if name not in skipped}
+    listed = [*skipped.values(), *numbers.values()]
     constants: dict[str, Any] = {name: graph.stored[name].tensor for name in skipped}
     steps, lists = list_numbers(graph.steps, graph.operators, constants)
     steps, folded = fold_integers(steps, constants)
@@ -49,9 +56,17 @@ def load_onnx(path: Path) -> Program:
         constants=_keep_read({**constants, **lists, **folded}, steps, graph.outputs),
         steps=steps,
         modules=find_modules(weights, uses, graph.scopes, exporter),
-        skipped=tuple(entry for entry in skipped.values() if entry.reason != "integer" or entry.weights > 1),
+        skipped=tuple(entry for entry in listed if entry.reason != "integer" or entry.weights > 1),
         training=is_training(steps, constants),
+        nodes={step.name: _copy_node(*graph.nodes[step.name]) for step in steps if step.name in graph.nodes},
+        grids={name: grid for name, grid in grids.items() if name in weights},
     )
+
+
+def _copy_node(node: NodeProto, opset: int) -> tuple[NodeProto, int]:
+    copy = NodeProto()  # the original would keep the whole file in memory
+    copy.CopyFrom(node)
+    return copy, opset
 
 
 def _keep_read(constants: Mapping[str, Any], steps: tuple[Step, ...], outputs: tuple[str, ...]) -> dict[str, Any]:

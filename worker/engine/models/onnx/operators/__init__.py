@@ -14,6 +14,7 @@ from worker.engine.models.onnx.operators import (
     normalisation,
     padding,
     pooling,
+    quantisation,
     recurrent,
     reduction,
     regions,
@@ -41,6 +42,7 @@ FAMILIES: tuple[Family, ...] = (
     regions.operator,
     control.operator,
     signal.operator,
+    quantisation.operator,
     losses.operator,
     microsoft.family,
 )
