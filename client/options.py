@@ -33,6 +33,7 @@ class AuditOptions(NamedTuple):
 
     model: str | None = None
     data: str | None = None
+    evaluate_on: str | None = None
     request: Path | None = None
     policy: Path | None = None
     sets: tuple[str, ...] = ()
@@ -139,6 +140,11 @@ def _add_data(draft: _Draft, options: AuditOptions) -> None:
         data["inputs"] = dict(_split_pair(text, "--input") for text in options.inputs)
     if options.target is not None and isinstance(data, dict):
         data["target"] = options.target
+    if options.evaluate_on is not None:
+        _add_artifact(draft, "evaluate_on", options.evaluate_on, "--evaluate-on FILE")
+        held_out = draft.document["evaluate_on"]
+        if isinstance(data, dict) and isinstance(held_out, dict):  # arrays are named alike unless the request says otherwise
+            draft.document["evaluate_on"] = {name: data[name] for name in ("inputs", "target") if name in data} | held_out
 
 
 def _add_artifact(draft: _Draft, section: str, named: str | None, usage: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gate.breaking_points import judge_point
 from gate.findings import judge_finding
-from gate.judgement import Judgement
+from gate.judgement import Judgement, State
 from gate.matching import find_breaking_points, find_findings, find_kinds
 from gate.waivers import ActiveWaivers
 from schemas.policy import Condition, Require, Waiver
@@ -12,9 +12,9 @@ from schemas.report import Report
 from schemas.verdict import ConditionVerdict, Outcome
 
 
-def judge_condition(condition: Condition, report: Report, waivers: ActiveWaivers) -> ConditionVerdict:
+def judge_condition(condition: Condition, report: Report, waivers: ActiveWaivers, confidence: float) -> ConditionVerdict:
     """Return the outcome of one condition: the worst over everything that it reads, after waivers."""
-    judgements = _judge_matches(condition, report)
+    judgements = [_settle(one, condition.undecided) for one in _judge_matches(condition, report, confidence)]
     granted = {i: waiver for i, one in enumerate(judgements) if (waiver := _find_waiver(condition, one, waivers)) is not None}
     standing = [one for i, one in enumerate(judgements) if i not in granted]
     exceeded = [one for one in standing if one.state == "exceeded"]
@@ -25,6 +25,9 @@ def judge_condition(condition: Condition, report: Report, waivers: ActiveWaivers
         return _build_verdict(condition, outcome, exceeded, matched, _say_besides(waived, len(granted)))
     if undecided:
         return _build_verdict(condition, "inconclusive", undecided, matched, _say_besides(waived, len(granted)))
+    between = [one for one in standing if one.state == "between"]
+    if between:
+        return _build_verdict(condition, "warn", between, matched, _say_besides(waived, len(granted)))
     if granted:
         verdict = _build_verdict(condition, "warn", [judgements[i] for i in granted], matched, f" Waived by {_name(waived)}.")
         return verdict.model_copy(update={"waived_by": ", ".join(dict.fromkeys(waiver.owner for waiver in waived))})
@@ -45,13 +48,19 @@ def read_threshold(require: Require) -> float:
     return next(value for value in given if value is not None)
 
 
-def _judge_matches(condition: Condition, report: Report) -> list[Judgement]:
+def _settle(judgement: Judgement, undecided: str) -> Judgement:
+    """Return the judgement with what the condition makes of a threshold between two limits; "warn" is left for later."""
+    states: dict[str, State] = {"inconclusive": "undecided", "fail": "exceeded", "pass": "holds"}
+    return judgement._replace(state=states.get(undecided, "between")) if judgement.state == "between" else judgement
+
+
+def _judge_matches(condition: Condition, report: Report, confidence: float) -> list[Judgement]:
     threshold = condition.require.breaking_point_at_least
     if threshold is not None:
         kinds = find_kinds(report)
         points = find_breaking_points(report, condition.where, condition.require, kinds)
         return [judge_point(point, threshold, kinds.get(point.scope, frozenset())) for point in points]
-    return [judge_finding(finding, condition.require, report) for finding in find_findings(report, condition.where)]
+    return [judge_finding(finding, condition.require, report, confidence) for finding in find_findings(report, condition.where)]
 
 
 def _find_waiver(condition: Condition, judgement: Judgement, waivers: ActiveWaivers) -> Waiver | None:

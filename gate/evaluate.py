@@ -40,7 +40,7 @@ def evaluate(
 
     """
     waivers = select_active(policy, report, today)
-    conditions = tuple(judge_condition(condition, report, waivers) for condition in policy.conditions)
+    conditions = tuple(judge_condition(condition, report, waivers, policy.confidence) for condition in policy.conditions)
     requires = judge_requirements(policy.requires, report)
     regression = judge_regression(policy.regression, report, baseline) if policy.regression is not None else None
     doubts = find_doubts(report)

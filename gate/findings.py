@@ -2,16 +2,17 @@
 
 import math
 
+from gate.beyond import judge_beyond
 from gate.damage import Demand, describe_non_finite, find_observed, read_demand
 from gate.judgement import Judgement, State
-from gate.wording import add_article, name_cell, show_pair
+from gate.wording import add_article, name_cell, show_number, show_pair
 from schemas.policy import Require
-from schemas.report import Finding, Report
+from schemas.report import Finding, HeldOut, Report
 
 ADVICE = "Make these weights sturdier before deploying, or waive this scope until a date."
 
 
-def judge_finding(finding: Finding, require: Require, report: Report) -> Judgement:
+def judge_finding(finding: Finding, require: Require, report: Report, confidence: float) -> Judgement:
     """Return whether the worst that was measured in the finding's cell keeps the demand."""
     demand, cell = read_demand(require), name_cell(finding)
     broken = describe_non_finite(finding)
@@ -19,6 +20,8 @@ def judge_finding(finding: Finding, require: Require, report: Report) -> Judgeme
         return _judge(
             finding, "exceeded", None, math.inf, f"a corruption of {cell} {broken}, which exceeds every limit. {ADVICE}"
         )
+    if finding.held_out is not None:
+        return _judge_held_out(finding, finding.held_out, require, report, confidence)
     observed = find_observed(finding, require, report.clean)
     if observed is None:
         message = f"the audit did not measure the {demand.figure} of {cell}. Ask for it in objective.metrics and audit again."
@@ -32,6 +35,23 @@ def judge_finding(finding: Finding, require: Require, report: Report) -> Judgeme
         return _judge(finding, "undecided", observed, badness, f"the search on {cell} is incomplete: {doubt}")
     message = f"the worst corruption found of {cell} gives {_compare(demand, observed)}."
     return _judge(finding, "holds", observed, badness, message)
+
+
+def _judge_held_out(finding: Finding, held_out: HeldOut, require: Require, report: Report, confidence: float) -> Judgement:
+    """Return what the limits on the held-out examples decide; what was found on the data itself does not count then."""
+    demand, cell = read_demand(require), name_cell(finding)
+    found = judge_beyond(held_out, require, confidence)
+    badness = math.inf if found.observed is None else demand.compute_excess(found.observed)
+    bound = (
+        f"at least {show_number(demand.threshold)} is required"
+        if demand.from_below
+        else f"the limit is {show_number(demand.threshold)}"
+    )
+    message = f"the worst corruption found of {cell} gives {found.message}; {bound}."
+    doubt = find_doubt(finding, report)
+    if found.decision == "holds" and doubt is not None:
+        return _judge(finding, "undecided", found.observed, badness, f"the search on {cell} is incomplete: {doubt}")
+    return _judge(finding, found.decision, found.observed, badness, message)
 
 
 def find_doubt(finding: Finding, report: Report) -> str | None:

@@ -2,7 +2,8 @@
 
 from typing import Literal, NamedTuple
 
-State = Literal["holds", "undecided", "exceeded"]
+State = Literal["holds", "between", "undecided", "exceeded"]
+"""between: the threshold lies between the confidence limits, and the condition's `undecided` says what follows."""
 
 
 class Judgement(NamedTuple):

@@ -80,6 +80,7 @@ class Condition(Input):
     where: Where = Where()
     require: Require
     severity: Literal["error", "warning"] = "error"
+    undecided: Literal["inconclusive", "fail", "warn", "pass"] = "inconclusive"
 
     @model_validator(mode="after")
     def _check_breaking_point(self) -> Self:
@@ -119,6 +120,7 @@ class Policy(Input):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Text
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     requires: Requires = Requires()
     conditions: Annotated[tuple[Condition, ...], Field(min_length=1, max_length=256)]
     regression: Regression | None = None

@@ -46,6 +46,7 @@ class Subject(Output):
 
     model: ModelSubject
     data: DataSubject
+    evaluate_on: DataSubject | None = None
     request_digest: str
     engine: EngineSubject
 
@@ -178,6 +179,39 @@ class RandomTrials(Output):
     metrics: dict[str, RandomMetric]
 
 
+class Interval(Output):
+    """One-sided limits of a mean over further examples; each holds on its own at `confidence`. Null: none can be given.
+
+    asymptotic: the confidence is reached only as the sample grows.
+    """
+
+    lower: float | None
+    upper: float | None
+    confidence: float
+    method: Literal["clopper_pearson", "betting", "asymptotic_t"]
+    population: int | None
+    sample: int
+    asymptotic: bool
+
+
+class HeldOutMetric(Output):
+    """A metric on the held-out examples under its own worst corruption: value and drop, each with its limits."""
+
+    value: float | None
+    value_interval: Interval | None
+    drop: float | None
+    drop_interval: Interval | None
+
+
+class HeldOut(Output):
+    """What the corruptions found on the data do to the examples of `evaluate_on`; means over examples."""
+
+    examples: int
+    loss_change: float | None
+    interval: Interval | None
+    metrics: dict[str, HeldOutMetric]
+
+
 class UpperBound(Output):
     """What no corruption of the set can exceed, in exact arithmetic: of the loss change and of the drop of metrics."""
 
@@ -228,6 +262,7 @@ class Finding(Output):
     random: RandomTrials | None
     stop_reason: StopReason
     passes: Passes
+    held_out: HeldOut | None = None
     upper_bound: UpperBound | None = None
     smoothness: Smoothness | None = None
     error_bound: ErrorBound | None = None
@@ -341,6 +376,8 @@ class Measurement(Figures):
     opset: int | None
     examples: int
     labels_counted: int
+    held_out_examples: int | None = None
+    held_out_labels: int | None = None
     counterexamples: dict[str, str]
 
 

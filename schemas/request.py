@@ -227,6 +227,8 @@ class AuditRequest(Input):
     schema_version: Literal[1] = SCHEMA_VERSION
     model: ModelReference
     data: DataReference
+    evaluate_on: DataReference | None = None
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     objective: Objective = Objective()
     sets: Annotated[tuple[CorruptionSets, ...], Field(min_length=1, max_length=64)] | None = None
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=64)] = ("model", "per_module")
@@ -248,6 +250,11 @@ class AuditRequest(Input):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def list_references(self) -> list[tuple[str, str]]:
+        """Return the field and the URI of every file that the request names."""
+        held_out = [("evaluate_on", self.evaluate_on.uri)] if self.evaluate_on is not None else []
+        return [("model", self.model.uri), ("data", self.data.uri), *held_out]
 
     def _find_scope_problems(self) -> list[str]:
         names = [scope if isinstance(scope, str) else scope.name for scope in self.scopes]

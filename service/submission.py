@@ -53,7 +53,7 @@ async def check_artifacts(store: ArtifactStore, owner: str, request: AuditReques
 
     """
     faults = []
-    for part, uri in (("model", request.model.uri), ("data", request.data.uri)):
+    for part, uri in request.list_references():
         sha256 = uri.rpartition(":")[2]
         if await asyncio.to_thread(store.path, owner, sha256) is None:
             advice = f"Upload the file with PUT /v1/artifacts/{sha256} first."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from schemas.report import Measurement
 from schemas.request import AuditRequest
+from worker.beyond import HeldOutMeter
 from worker.breaking import find_breaking_points
 from worker.context import open_context
 from worker.engine.flags import find_chance_flags, find_loss_flags, find_model_flags
@@ -26,6 +27,7 @@ class AuditInput:
     scratch: Path
     device: str = "cpu"
     threads: int = 1
+    held_out_path: Path | None = None
 
 
 def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measurement:
@@ -43,4 +45,6 @@ def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measureme
     sets = choose_sets(job.request, points)
     sweep = sweep_scopes(context, sets, job.scratch, report_progress)
     report_progress("writing", 0, 1)
-    return write_measurement(context, sweep, points, (*flags, *context.flags, *sweep.list_flags()))
+    return write_measurement(
+        context, sweep, points, (*flags, *context.flags, *sweep.list_flags(), *HeldOutMeter.find_flags(sweep.list_findings()))
+    )

@@ -77,6 +77,7 @@ def warm_up_engine(device: str, threads: int) -> Audit:
             request=job.request,
             model_path=Path(job.model_path),
             data_path=Path(job.data_path),
+            held_out_path=None if job.held_out_path is None else Path(job.held_out_path),
             scratch=Path.cwd(),
             device=device,
             threads=threads,

@@ -9,7 +9,7 @@ from worker.engine.components import find_components, find_depths, group_by_comp
 from worker.engine.flags import RaisedFlag
 from worker.engine.gradient import GradientInfo, compute_gradient
 from worker.engine.objective import Objective
-from worker.engine.opening import Source, open_session
+from worker.engine.opening import DataFile, Source, open_session
 from worker.engine.record import Clean, Pool
 from worker.engine.scopes import Grouping, NamePattern, Scope, find_scopes
 from worker.engine.search import SearchSettings
@@ -55,6 +55,7 @@ class AuditContext:
     places: Places
     scopes: tuple[Scope, ...]
     settings: SearchSettings
+    held_out: Session | None
     flags: tuple[RaisedFlag, ...]
 
     @property
@@ -81,7 +82,18 @@ def open_context(job: "AuditInput") -> AuditContext:
     search = request.search
     settings = SearchSettings(search.method, search.budget_passes, search.random_trials, search.seed)
     return AuditContext(
-        job, session, opened.parity, audited, gradient, clean, Pool(clean), places, tuple(scopes), settings, tuple(flags)
+        job=job,
+        session=session,
+        parity=opened.parity,
+        audited=audited,
+        gradient=gradient,
+        clean=clean,
+        pool=Pool(clean),
+        places=places,
+        scopes=tuple(scopes),
+        settings=settings,
+        held_out=opened.held_out,
+        flags=tuple(flags),
     )
 
 
@@ -99,7 +111,15 @@ def build_source(job: "AuditInput") -> Source:
         target=data.target,
         device=job.device,
         threads=job.threads,
+        held_out=_build_held_out(job),
     )
+
+
+def _build_held_out(job: "AuditInput") -> DataFile | None:
+    given = job.request.evaluate_on
+    if given is None or job.held_out_path is None:
+        return None
+    return DataFile(job.held_out_path, tuple(given.inputs.items()), given.target)
 
 
 def _find_audited_scopes(

@@ -28,6 +28,7 @@ class JobMessage(_Message):
     request: AuditRequest
     model_path: str
     data_path: str
+    held_out_path: str | None = None
     memory_bytes: int
     file_bytes: int
 

@@ -33,6 +33,7 @@ def assemble_report(
                 labels_counted=measurement.labels_counted,
                 sampled=False,
             ),
+            evaluate_on=_describe_held_out(request, measurement),
             request_digest=request_digest,
             engine=EngineSubject(version=ENGINE_VERSION),
         ),
@@ -42,4 +43,15 @@ def assemble_report(
             for finding, digest in sorted(counterexample_digests.items())
         ),
         **{name: getattr(measurement, name) for name in Figures.model_fields},
+    )
+
+
+def _describe_held_out(request: AuditRequest, measurement: Measurement) -> DataSubject | None:
+    if request.evaluate_on is None or measurement.held_out_examples is None:
+        return None
+    return DataSubject(
+        sha256=request.evaluate_on.uri.rpartition(":")[2],
+        examples=measurement.held_out_examples,
+        labels_counted=measurement.held_out_labels or 0,
+        sampled=False,
     )

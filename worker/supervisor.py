@@ -175,17 +175,18 @@ def _fetch(claim: Claim, request: AuditRequest, resources: Resources) -> tuple[J
     Raises:
         NotFound: naming every artifact that is gone.
     """
-    uris = {"/model/uri": request.model.uri, "/data/uri": request.data.uri}
+    uris = {f"/{part}/uri": uri for part, uri in request.list_references()}
     paths = {where: resources.artifacts.path(claim.owner, uri.rpartition(":")[2]) for where, uri in uris.items()}
     found = [path for path in paths.values() if path is not None]
     if len(found) < len(paths):
         raise NotFound(*(_describe_missing(where, uris[where]) for where, path in paths.items() if path is None))
-    model, data = found
+    model, data, *held_out = found
     settings = resources.settings
     job = JobMessage(
         request=request.model_copy(update={"policy": None, "labels": {}}),
         model_path=str(model.resolve()),
         data_path=str(data.resolve()),
+        held_out_path=str(held_out[0].resolve()) if held_out else None,
         memory_bytes=settings.memory_bytes,
         file_bytes=settings.job_scratch_bytes,
     )

@@ -10,6 +10,7 @@ import torch
 
 from schemas.report import Finding
 from schemas.request import AuditRequest, NormSet, RoundingSet
+from worker.beyond import HeldOutMeter
 from worker.bounds import ScopeBounds
 from worker.breaking import FoundBreakingPoint
 from worker.context import AuditContext
@@ -25,8 +26,13 @@ from worker.findings import build_finding
 
 @dataclass
 class Sweep:
-    """Findings and the flags they raised, by the finding's place in the report, and counterexample files by finding."""
+    """Findings and the flags they raised, by the finding's place in the report, and counterexample files by finding.
 
+    held_out, bounder: what measures each finding beyond the data and from above.
+    """
+
+    held_out: HeldOutMeter
+    bounder: LossBounder | None
     findings: dict[int, Finding] = field(default_factory=dict)
     flags: dict[int, list[RaisedFlag]] = field(default_factory=dict)
     counterexamples: dict[str, str] = field(default_factory=dict)
@@ -70,24 +76,22 @@ def sweep_scopes(
     sizes = [sum(weights[name].numel() for name in scope.tensors) for scope in context.scopes]
     plans = [plan_cells(scope, size, sets) for scope, size in zip(context.scopes, sizes, strict=True)]
     places = list(itertools.accumulate((len(cells) for cells in plans), initial=1))
-    sweep = Sweep()
     bounder = LossBounder(context.session) if context.request.theory.upper_bounds else None
+    sweep = Sweep(HeldOutMeter(context), bounder)
     # Parts first: what is found in a part counts in every scope that holds it.
     report_progress("search", 0, places[-1] - 1)
     for index in sorted(range(len(plans)), key=lambda index: len(context.scopes[index].tensors)):
-        _sweep_scope(context, plans[index], places[index], sweep, scratch, bounder)
+        _sweep_scope(context, plans[index], places[index], sweep, scratch)
         report_progress("search", len(sweep.findings), places[-1] - 1)
     return sweep
 
 
-def _sweep_scope(
-    context: AuditContext, cells: Sequence[Cell], place: int, sweep: Sweep, scratch: Path, bounder: LossBounder | None
-) -> None:
+def _sweep_scope(context: AuditContext, cells: Sequence[Cell], place: int, sweep: Sweep, scratch: Path) -> None:
     scope = cells[0].scope
     evaluator = Evaluator(context.session, scope.tensors)
     gradient, settings = context.gradient.flatten(scope.tensors), context.settings
     flags = sweep.flags.setdefault(place, [])
-    bounds = ScopeBounds(context, evaluator, scope, bounder)
+    bounds = ScopeBounds(context, evaluator, scope, sweep.bounder)
     place_info = {"component": context.places.find_component(scope), "depth": context.places.find_depth(scope)}
     if context.gradient.is_zero(scope.tensors):
         flags.append(RaisedFlag("zero_gradient", scope.name, {"gradient_norm": context.gradient.compute_norm(scope.tensors)}))
@@ -98,7 +102,11 @@ def _sweep_scope(
         norm = evaluator.layout.compute_norm(result.cell.corruption_set.norm)
         finding = build_finding(identity, result, context.clean, norm, len(context.session.dataset), settings.seed)
         chosen = result.cell.corruption_set
-        sections = {"scope": finding.scope.model_copy(update=place_info), **bounds.describe(chosen)}
+        sections = {
+            "scope": finding.scope.model_copy(update=place_info),
+            "held_out": sweep.held_out.measure(evaluator.layout, result),
+            **bounds.describe(chosen),
+        }
         sweep.findings[place + offset] = finding.model_copy(update=sections)
         flags += [*find_cell_flags(result, context.clean, identity, evaluator.layout), *bounds.find_flags(chosen, identity)]
         _keep_counterexample(context, evaluator, result, identity, sweep, scratch)

@@ -20,7 +20,7 @@ def write_measurement(
     context: AuditContext, sweep: Sweep, points: Sequence[FoundBreakingPoint], flags: Sequence[RaisedFlag]
 ) -> report.Measurement:
     """Return everything the child measured, as the supervisor will check it."""
-    program = context.session.program
+    program, held_out = context.session.program, context.held_out
     return report.Measurement(
         format=cast("Any", program.format),
         producer=program.producer,
@@ -34,6 +34,8 @@ def write_measurement(
         breaking_points=tuple(_build_breaking_point(point) for point in points),
         theory=_build_theory(context),
         flags=tuple(_build_flag(flag) for flag in flags),
+        held_out_examples=None if held_out is None else len(held_out.dataset),
+        held_out_labels=None if held_out is None else held_out.labels_counted,
         counterexamples=sweep.counterexamples,
         environment=_build_environment(context),
     )

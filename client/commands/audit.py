@@ -26,6 +26,7 @@ Without --server and FAULTLINE_URL, the service that runs in this folder is used
 @click.command(help=HELP, short_help="Audit a model on labelled data.")
 @click.argument("model", required=False)
 @click.option("--data", metavar="FILE", help="Labelled examples, .npz.")
+@click.option("--evaluate-on", metavar="FILE", help="Held-out examples: search on DATA, judge on these, with confidence limits.")
 @click.option("--policy", type=READABLE, help="Policy to judge the report by, YAML or JSON.")
 @click.option("--request", type=READABLE, help="Request to start from, YAML or JSON; options replace what it says.")
 @click.option("--set", "sets", multiple=True, metavar="SET", help='Corruption set, such as "norm=2,epsilon=0.01/0.1,n=all/100".')

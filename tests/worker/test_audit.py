@@ -17,6 +17,7 @@ from schemas.errors import DataMismatch, NoParameters, ScopeError
 from schemas.report import Measurement
 from tests.worker.audits import build_request, write_job
 from worker.audit import AuditInput, measure_audit
+from worker.engine.counterexample import load_counterexample
 from worker.engine.objective import Objective
 from worker.report import assemble_report
 
@@ -256,3 +257,48 @@ def test_divergence_from_the_clean_model_is_that_of_its_definition() -> None:
     for row, (before, after) in enumerate(zip(clean.tolist(), corrupted.tolist(), strict=True)):
         p, q = ([math.exp(z) / math.fsum(map(math.exp, logits)) for z in logits] for logits in (before, after))
         assert float(losses[row]) == pytest.approx(math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True)), rel=1e-9)
+
+
+def test_corruptions_found_on_the_data_are_measured_on_held_out_examples(tmp_path: Path) -> None:
+    held_out = {"uri": f"artifact:sha256:{'1' * 64}"}
+    job = write_job(tmp_path, evaluate_on=held_out, objective={"metrics": ["accuracy", "error_rate"]}, confidence=0.9)
+    with np.load(job.data_path) as file:
+        inputs, labels = file["inputs"], file["labels"]
+    halves = {"data": slice(0, None, 2), "other": slice(1, None, 2)}
+    for name, part in halves.items():
+        np.savez(tmp_path / f"{name}.npz", inputs=inputs[part], labels=labels[part])
+    measured = run(replace(job, held_out_path=tmp_path / "other.npz"))
+    network = torch.jit.load(str(job.model_path))
+    assert measured.held_out_examples == measured.held_out_labels == 45
+    finding = next(one for one in measured.findings if one.scope.kind == "model")
+    file_name = measured.counterexamples[finding.id]
+    piece = load_counterexample(job.scratch / file_name)["loss"]
+    x, y = torch.from_numpy(inputs[halves["other"]]), torch.from_numpy(labels[halves["other"]])
+    before = nn.functional.cross_entropy(network(x), y, reduction="none").detach().double()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name in piece:
+                parameter.view(-1)[piece[name].indices] += piece[name].values.float()
+    after = nn.functional.cross_entropy(network(x), y, reduction="none").detach().double()
+    assert finding.held_out is not None
+    assert finding.held_out.loss_change == pytest.approx(float((after - before).mean()), rel=1e-5)
+    drop = finding.held_out.metrics["accuracy"]
+    assert drop.drop_interval is not None
+    assert drop.value_interval is not None
+    assert drop.drop is not None
+    assert drop.value is not None
+    assert drop.drop_interval.confidence == drop.value_interval.confidence == 0.9
+    assert (drop.drop_interval.lower or -1) <= drop.drop <= (drop.drop_interval.upper or 1)
+    assert (drop.value_interval.method, drop.drop_interval.method) == ("clopper_pearson", "betting")
+    assert finding.held_out.metrics["error_rate"].drop == pytest.approx(drop.drop)
+    report = assemble_report(job.request, "0" * 64, measured, 1, {})
+    assert report.subject.evaluate_on is not None
+    assert report.subject.evaluate_on.sha256 == "1" * 64
+
+
+def test_what_does_not_fit_in_the_held_out_data_is_told_there(tmp_path: Path) -> None:
+    job = write_job(tmp_path, evaluate_on={"uri": f"artifact:sha256:{'1' * 64}"})
+    np.savez(tmp_path / "other.npz", inputs=np.zeros((5, 4), np.float32), labels=np.full(5, 9))
+    with pytest.raises(DataMismatch) as caught:
+        run(replace(job, held_out_path=tmp_path / "other.npz"))
+    assert [fault.where for fault in caught.value.faults] == ["/evaluate_on/labels"]

@@ -43,6 +43,11 @@ FLAGS: dict[str, tuple[str, str]] = {
     "below_resolution": ("warning", "the weights' number format cannot realise so small a corruption; use a larger epsilon"),
     "saturated_loss": ("warning", "the model is so sure that its gradient nearly vanishes; use harder data or gate on metrics"),
     "loss_scale": ("info", "the logits are large, so loss changes look large; compare models by metrics"),
+    "asymptotic_interval": ("info", "limits of a loss hold only as the sample grows and never let a gate pass; gate on a metric"),
+    "interval_too_wide": (
+        "warning",
+        "a confidence limit cannot be given; use more held-out examples or gate on a bounded metric",
+    ),
     "label_free": (
         "warning",
         "figures compare the model with itself, whatever its answers are worth; give labels where you have them",

@@ -1,5 +1,6 @@
 """Open a session: read the model and the data, refuse what does not fit, compare with the runtime."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from schemas.errors import FaultlineError
 from worker.engine.admit import check_data, check_first_batch, check_model
 from worker.engine.data.dataset import Dataset
 from worker.engine.data.npz import load_npz
@@ -22,10 +24,20 @@ PARITY_EXAMPLES = 16
 
 @dataclass(frozen=True)
 class Opened:
-    """A session on its device, and how far our outputs are from the runtime's on the first examples."""
+    """A session on its device, how far our outputs are from the runtime's on its first examples, and the held-out data's."""
 
     session: Session
     parity: float
+    held_out: Session | None
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """An `.npz` file, which array feeds which model input, and which holds the labels."""
+
+    path: Path
+    columns: tuple[tuple[str, str], ...]
+    target: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class Source:
     device: str = "cpu"
     threads: int = 1
     micro_batch: int | None = None
+    held_out: DataFile | None = None
 
 
 def fix_numerics(threads: int) -> None:
@@ -69,7 +82,23 @@ def open_session(source: Source) -> Opened:
     few, _ = next(dataset.batches(min(micro_batch, PARITY_EXAMPLES)))
     parity = measure_parity(source.model_path, program, few, source.threads)
     session = Session(program, dataset, source.objective, micro_batch)
-    return Opened(session.to(source.device), parity)
+    held_out = None if source.held_out is None else _open_held_out(session, source.held_out, names).to(source.device)
+    return Opened(session.to(source.device), parity, held_out)
+
+
+def _open_held_out(session: Session, file: DataFile, names: Sequence[str]) -> Session:
+    """Return the session on the held-out data; what does not fit is told as a fault of `evaluate_on`."""
+    program, objective = session.program, session.objective
+    try:
+        dataset = load_npz(file.path, dict(file.columns), file.target if objective.needs_labels else None, names)
+        check_data(program, dataset, objective)
+        check_first_batch(program, dataset, objective, session.micro_batch)
+    except FaultlineError as error:
+        faults = (replace(fault, where=fault.where.replace("/data", "/evaluate_on", 1)) for fault in error.faults)
+        raise type(error)(*faults) from error
+    if not objective.needs_labels:
+        dataset = label_by_model(program, dataset, objective, session.micro_batch)
+    return replace(session, dataset=dataset)
 
 
 def label_by_model(program: Program, dataset: Dataset, objective: Objective, micro_batch: int) -> Dataset:

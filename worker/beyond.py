@@ -1,0 +1,81 @@
+"""Beyond the data: each finding's corruptions measured on held-out examples, with limits for further ones."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, cast
+
+from torch import Tensor
+
+from schemas.report import Finding, HeldOut, HeldOutMetric, Interval
+from worker.context import AuditContext
+from worker.engine import held_out
+from worker.engine.flags import RaisedFlag
+from worker.engine.held_out import ExampleFigures, measure_examples
+from worker.engine.scopes import Layout
+from worker.engine.search import CellResult
+from worker.engine.statistics import interval
+
+
+class HeldOutMeter:
+    """Measures on the session of `evaluate_on`; without one it measures nothing."""
+
+    def __init__(self, context: AuditContext) -> None:
+        self._session, self._confidence = context.held_out, context.request.confidence
+
+    @cached_property
+    def _clean(self) -> ExampleFigures:
+        return self._measure({})
+
+    def measure(self, layout: Layout, result: CellResult) -> HeldOut | None:
+        """Return what the worst corruptions of a cell do to the held-out examples."""
+        if self._session is None:
+            return None
+        figures = {what: self._measure(layout.apply(worst.corruption)) for what, worst in result.worst.items()}
+        loss = held_out.compare_losses(self._clean, figures["loss"], self._confidence)
+        return HeldOut(
+            examples=len(self._session.dataset),
+            loss_change=loss.value,
+            interval=_show(loss.interval),
+            metrics={name: self._compare(name, figures[name]) for name in self._clean.shares},
+        )
+
+    @staticmethod
+    def find_flags(findings: Sequence[Finding]) -> list[RaisedFlag]:
+        """Return the doubts about limits, once for all findings."""
+        held = {finding.id: finding.held_out for finding in findings if finding.held_out is not None}
+        shown = {identity: one.interval for identity, one in held.items() if one.interval is not None}
+        asymptotic = [identity for identity, limits in shown.items() if limits.asymptotic]
+        wide = [identity for identity, limits in shown.items() if limits.lower is None or limits.upper is None]
+        return [
+            RaisedFlag(code, evidence={"findings": len(named), "first": named[0]})
+            for code, named in (("asymptotic_interval", asymptotic), ("interval_too_wide", wide))
+            if named
+        ]
+
+    def _measure(self, parameters: Mapping[str, Tensor]) -> ExampleFigures:
+        if self._session is None:
+            message = "there are no held-out examples"
+            raise RuntimeError(message)
+        return measure_examples(self._session, parameters)
+
+    def _compare(self, name: str, corrupted: ExampleFigures) -> HeldOutMetric:
+        drop = held_out.compare_shares(name, self._clean, corrupted, self._confidence)
+        value = held_out.limit_share(name, corrupted, self._confidence)
+        return HeldOutMetric(
+            value=value.value, value_interval=_show(value.interval), drop=drop.value, drop_interval=_show(drop.interval)
+        )
+
+
+def _show(given: interval.Interval | None) -> Interval | None:
+    if given is None:
+        return None
+    return Interval(
+        lower=given.lower if math.isfinite(given.lower) else None,
+        upper=given.upper if math.isfinite(given.upper) else None,
+        confidence=given.confidence,
+        method=cast("Any", given.method),
+        population=given.population,
+        sample=given.sample,
+        asymptotic=given.is_asymptotic,
+    )
