@@ -103,7 +103,7 @@ JOB_PAGE: Document = {"items": [SUCCEEDED_JOB], "next": AUDIT_ID}
 
 _FINDING: Document = {
     "id": "f-0001",
-    "scope": {"kind": "model", "name": "model", "weights": 14458},
+    "scope": {"kind": "model", "name": "model", "weights": 14458, "component": None, "depth": None},
     "set": {
         "norm": 2.0,
         "epsilon": 0.1,
@@ -111,6 +111,7 @@ _FINDING: Document = {
         "also_asked": [],
         "weights_corrupted": 14458,
         "scale": "absolute",
+        "zero_scale": 0,
         "change_per_weight": 0.00083,
         "relative_epsilon": 0.0061,
     },
@@ -133,6 +134,10 @@ _FINDING: Document = {
     "random": None,
     "stop_reason": "converged",
     "passes": {"forward": 12, "backward": 11},
+    "held_out": None,
+    "upper_bound": None,
+    "smoothness": None,
+    "error_bound": None,
 }
 REPORT: Document = {
     "schema_version": 1,
@@ -146,6 +151,7 @@ REPORT: Document = {
             "size_bytes": 61234,
         },
         "data": {"sha256": DATA_SHA256, "examples": 500, "labels_counted": 500, "sampled": False},
+        "evaluate_on": None,
         "request_digest": REQUEST_DIGEST,
         "engine": {"version": "0.1.0"},
     },
@@ -153,6 +159,8 @@ REPORT: Document = {
         "schema_version": 1,
         "model": {"uri": f"artifact:sha256:{MODEL_SHA256}", "format": "onnx", "sha256": None},
         "data": {"uri": f"artifact:sha256:{DATA_SHA256}", "format": "npz", "inputs": {"image": "images"}, "target": "labels"},
+        "evaluate_on": None,
+        "confidence": 0.95,
         "objective": {
             "loss": "cross_entropy",
             "output_kind": "logits",
@@ -163,6 +171,7 @@ REPORT: Document = {
         "sets": [{"norm": 2.0, "epsilon": [0.1], "max_corrupted": [None], "scale": "absolute"}],
         "scopes": ["model"],
         "search": {"method": "reapplied", "budget_passes": 64, "random_trials": 0, "seed": 0},
+        "theory": {"upper_bounds": False, "smoothness": False},
         "breaking_points": None,
     },
     "coverage": {"weights_total": 14458, "weights_audited": 14458, "tensors_total": 18, "tensors_audited": 18, "skipped": []},
