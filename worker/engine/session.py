@@ -19,6 +19,9 @@ SHARED_BYTES = 512 * 2**20
 """Clean activations kept for all scopes, over the batches from the first on that fit."""
 BOUNDARY_BYTES = 256 * 2**20
 """Clean activations kept for one scope, over the further batches; above it they are computed again per round."""
+SESSION_EXAMPLES = 64
+SESSION_SHARE = 0.25
+"""Examples, and the share of all, that batches of one size must hold for ONNX Runtime to measure them: its sessions take time."""
 
 Batch = tuple[dict[str, Tensor], Tensor]
 
@@ -44,6 +47,12 @@ class Session:
     def clean(self) -> CleanProgram:
         """The program on its clean weights, with what all scopes share."""
         return CleanProgram(self.program, SHARED_BYTES)
+
+    def pays_sessions(self, target: Tensor) -> bool:
+        """Tell whether batches like this one are enough to build sessions for: by their size alone, whatever else is asked."""
+        examples, size = len(self.dataset), len(target)
+        served = examples - examples % self.micro_batch if size == self.micro_batch else size
+        return served >= max(SESSION_EXAMPLES, SESSION_SHARE * examples)
 
     def to(self, device: str) -> "Session":
         """Return the session with program and data on `device`."""
@@ -75,8 +84,9 @@ class Evaluator:
         tallies = [Tally(self.session.objective) for _ in corrupted]
         with torch.no_grad():
             for batch, boundary in self._batches():
+                run = self._split.measure_corrupted if self.session.pays_sessions(batch[1]) else self._split.run_corrupted
                 for parameters, tally in zip(corrupted, tallies, strict=True):
-                    tally.add(self._run(boundary, parameters), batch[1])
+                    tally.add(self.session.objective.select_output(run(boundary, parameters)), batch[1])
         return [tally.outcome() for tally in tallies]
 
     def measure_with_gradient(self, corruptions: Sequence[Tensor], of: str = "loss") -> list[tuple[Outcome, Tensor]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worker.engine.models.channels import find_channel_axes
 from worker.engine.models.program import OMITTED, Environment, Program, Step, find_last_uses, run_steps
+from worker.engine.models.suffix import Suffixes
 
 Signature = tuple[Any, ...]
 
@@ -39,6 +40,7 @@ class CleanProgram:
         self.channel_axes = find_channel_axes(program)
         self._room = room_bytes
         self._plans: dict[Signature, Plan] = {}
+        self._suffixes: dict[int, Suffixes] = {}
         self._activations: dict[int, Environment] = {}
 
     def find_plan(self, inputs: Mapping[str, Any]) -> Plan:
@@ -47,6 +49,12 @@ class CleanProgram:
         if signature not in self._plans:
             self._plans[signature] = make_plan(self.program, inputs)
         return self._plans[signature]
+
+    def find_suffixes(self, plan: Plan) -> Suffixes:
+        """Return the sessions of one of these plans, which all scopes share."""
+        if id(plan) not in self._suffixes:
+            self._suffixes[id(plan)] = Suffixes(self.program, plan)
+        return self._suffixes[id(plan)]
 
     def find_activations(self, batch: int, inputs: Mapping[str, Any]) -> Environment | None:
         """Return the kept values of batch number `batch`, computed at the first call; None where they find no room."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from worker.engine.models.clean import CleanProgram, Plan, measure_bytes
 from worker.engine.models.program import OMITTED, Environment, Step, find_last_uses, run_steps
+from worker.engine.models.suffix import Cut, find_writers
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Parts:
     """A plan split at a set of corrupted weights.
 
     drops: the names to free after each corrupted step. fixed: what these steps read that no corruption and no batch changes.
-    boundary: what they read from the clean steps.
+    boundary: what they and the session read from the clean steps. cut: where a session takes over from the interpreter when no
+    gradient is wanted; head: the corrupted steps before it.
     """
 
     plan: Plan
@@ -24,6 +26,9 @@ class Parts:
     drops: tuple[tuple[str, ...], ...]
     fixed: Environment
     boundary: tuple[str, ...]
+    cut: Cut | None
+    head: tuple[Step, ...]
+    head_drops: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,16 @@ class SplitProgram:
         run_steps(parts.corrupted, environment, parts.drops)
         return {name: environment[name] for name in program.outputs}
 
+    def measure_corrupted(self, boundary: Boundary, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Do the same without autograd, by ONNX Runtime from the scope's cut on where it can."""
+        parts = boundary.parts
+        if parts is None or parts.cut is None:
+            return self.run_corrupted(boundary, parameters)
+        environment = {**parts.fixed, **boundary.values, **parameters}
+        run_steps(parts.head, environment, parts.head_drops)
+        suffix = self._clean.find_suffixes(parts.plan).find(parts.cut, environment)
+        return self.run_corrupted(boundary, parameters) if suffix is None else suffix.run(environment, parameters)
+
     def _find_parts(self, plan: Plan) -> Parts:
         for parts in self._parts:
             if parts.plan is plan:
@@ -92,8 +107,12 @@ class SplitProgram:
                 tainted.update(name for name in step.outputs if name != OMITTED)
             elif not plan.knows(step):
                 clean.append(step)
-        read = {name for step in corrupted for name in step.uses}.union(program.outputs)
+        cut = self._clean.find_suffixes(plan).find_cut(self._corrupted, tainted)
+        crossing = cut.crossing if cut else ()
+        read = {name for step in corrupted for name in step.uses}.union(program.outputs, crossing)
         made = {name for step in clean for name in step.outputs} | {spec.name for spec in program.inputs}
         fixed = {name: plan.known[name] for name in read if name in plan.known and name not in tainted} | {OMITTED: None}
         drops = find_last_uses(corrupted, program.outputs)
-        return Parts(plan, tuple(clean), tuple(corrupted), drops, fixed, tuple(sorted(read & made)))
+        head = tuple(find_writers(corrupted, crossing))
+        boundary = tuple(sorted(read & made))
+        return Parts(plan, tuple(clean), tuple(corrupted), drops, fixed, boundary, cut, head, find_last_uses(head, crossing))

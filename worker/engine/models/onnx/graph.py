@@ -38,13 +38,15 @@ class Stored:
 
 @dataclass
 class Graph:
-    """A file's content as steps over unique names; `operators` and `scopes` are keyed by step name."""
+    """A file's content as steps over unique names; `operators`, `nodes` and `scopes` are keyed by step name."""
 
     inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     stored: dict[str, Stored] = field(default_factory=dict)
     operators: dict[str, Operator] = field(default_factory=dict)
+    nodes: dict[str, tuple[NodeProto, int]] = field(default_factory=dict)
+    """The file's node behind a step and the opset of its domain; none for nodes with graphs inside."""
     scopes: dict[str, str] = field(default_factory=dict)
 
 
@@ -291,6 +293,8 @@ class _GraphReader:
         if scope is not None or context.scope is not None:
             self.graph.scopes[name] = scope if scope is not None else context.scope or ""
         self.graph.operators[name] = operator
+        if not graphs:
+            self.graph.nodes[name] = (node, form.opset)
         function = operator.choose_function(len(node.output))
         facts = {"shape_only": operator.shape_only, "dynamic_shape": operator.dynamic_shape}
         return Step(name, operator.title, function, inputs, (), arguments, blocks, **facts)
