@@ -38,11 +38,28 @@ def test_files_are_named_by_their_digests() -> None:
     assert prepared.uploads == {model: Path("model.onnx"), data: Path("data.npz")}
 
 
-def test_a_set_holds_every_epsilon_and_limit() -> None:
-    sets = prepare(sets=("norm=2,epsilon=0.01/1e-1,n=all/100", "norm=inf,epsilon=1")).sets
+def test_held_out_data_is_uploaded_and_its_arrays_are_named_as_in_the_data() -> None:
+    Path("other.npz").write_bytes(b"other")
+    prepared = prepare_audit(BASE._replace(evaluate_on="other.npz", target="y"))
+    digest = compute_sha256(b"other")
+    assert prepared.request.evaluate_on is not None
+    assert (prepared.request.evaluate_on.uri, prepared.request.evaluate_on.target) == (f"artifact:sha256:{digest}", "y")
+    assert prepared.uploads[digest] == Path("other.npz")
+    assert prepare().evaluate_on is None
+
+
+def test_roundings_and_scales_are_sets() -> None:
+    sets = prepare(sets=("rounding=int8,granularity=per_channel", "norm=2,epsilon=0.1,scale=tensor")).sets
     assert sets is not None
-    assert (sets[0].norm, sets[0].epsilon, sets[0].max_corrupted) == (2.0, (0.01, 0.1), (None, 100))
-    assert (sets[1].norm, sets[1].epsilon, sets[1].max_corrupted) == ("inf", (1.0,), (None,))
+    assert [entry.scale for entry in sets] == ["rounding_int8_per_channel", "tensor"]
+
+
+def test_a_set_holds_every_epsilon_and_limit() -> None:
+    request = prepare(sets=("norm=2,epsilon=0.01/1e-1,n=all/100", "norm=inf,epsilon=1"))
+    assert request.model_dump(mode="json")["sets"] == [
+        {"norm": 2.0, "epsilon": [0.01, 0.1], "max_corrupted": [None, 100], "scale": "absolute"},
+        {"norm": "inf", "epsilon": [1.0], "max_corrupted": [None], "scale": "absolute"},
+    ]
 
 
 def test_scopes_are_kinds_or_named_patterns() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.base import canonical_bytes, compute_sha256
+from schemas.report import Report
 from tests.storage.desk import OWNER
 from tests.storage.valkey import running_valkey
 from tests.worker.audits import build_request, write_job
@@ -29,6 +30,9 @@ def post(fleet: Fleet, files: AuditInput) -> str:
     request = build_request(
         model={"uri": f"artifact:sha256:{model}"},
         data={"uri": f"artifact:sha256:{data}"},
+        evaluate_on={"uri": f"artifact:sha256:{data}"},
+        theory={"upper_bounds": True, "smoothness": True},
+        search={"budget_passes": 40, "random_trials": 3},
         fresh=True,
         scopes=["model", "per_module"],
     )
@@ -51,7 +55,11 @@ def test_the_same_request_twice_and_on_two_workers_gives_the_same_bytes(fleet: F
     assert digest is not None
     path = fleet.artifacts.path(OWNER, digest)
     assert path is not None
-    assert compute_sha256(path.read_bytes()) == digest
+    content = path.read_bytes()
+    assert compute_sha256(content) == digest
+    report = Report.model_validate_json(content)
+    assert report.subject.evaluate_on is not None
+    assert all(finding.held_out and finding.upper_bound and finding.error_bound for finding in report.findings)
 
 
 def test_only_audit_processes_hold_torch(fleet: Fleet) -> None:
