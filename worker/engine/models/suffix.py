@@ -6,7 +6,8 @@ few cuts at equal distances, with the weights up to the next cut as inputs: ther
 input, and one session serves many scopes.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 STAGES = 8
 """A session takes 5 to 150 ms to build; with more stages a scope runs fewer steps that it did not change."""
+KEPT_SESSIONS = 12
+"""Each has threads and working memory of its own."""
 FEWEST_STEPS = 7
 """The interpreter is as fast on fewer."""
 MOST_CROSSING = 8
@@ -52,7 +55,7 @@ class Suffixes:
         self._portable = is_portable(program) and not any(step.operator.startswith(RANDOM) for step in self._running)
         self._built: dict[Cut, Suffix | None] = {}
 
-    def find_cut(self, corrupted: Iterable[str], tainted: Set[str]) -> Cut | None:
+    def find_cut(self, corrupted: Iterable[str], tainted: AbstractSet[str]) -> Cut | None:
         """Return the cut for a scope, None where the interpreter runs everything. tainted: every value that it changes."""
         read = {name: self._reads[name] for name in corrupted}
         places = sorted(place for found in read.values() for place in found)
@@ -66,17 +69,17 @@ class Suffixes:
         crossing = self._crossings.get(start)
         if not self._portable or crossing is None or not (set(crossing) - tainted) <= self._kept:
             return None
-        if len(self._running) - max(start, places[0]) < FEWEST_STEPS or self._measure_constants(start, weights) > CONSTANT_BYTES:
-            return None
-        return Cut(start, weights, crossing)
+        cut = Cut(start, weights, crossing)
+        short = len(self._running) - max(start, places[0]) < FEWEST_STEPS
+        return None if short or self._measure_cut(cut) > CONSTANT_BYTES else cut
 
     def find(self, cut: Cut, values: Mapping[str, Any]) -> Suffix | None:
         """Return the session for a cut; None where the runtime cannot run it. values: an example of what passes the cut."""
         if cut in self._built:
             self._built[cut] = self._built.pop(cut)
             return self._built[cut]
-        room = CONSTANT_BYTES - self._measure_constants(cut.start, cut.weights)
-        while sum(self._measure_constants(old.start, old.weights) for old in self._built) > room:
+        room = CONSTANT_BYTES - self._measure_cut(cut)
+        while len(self._built) >= KEPT_SESSIONS or sum(map(self._measure_cut, self._built)) > room:
             del self._built[next(iter(self._built))]
         crossing = {name: values[name] for name in cut.crossing}
         self._built[cut] = build_suffix(self._program, self._find_steps(cut), self._plan.known, cut.weights, crossing)
@@ -85,7 +88,7 @@ class Suffixes:
     def _choose_stages(self) -> list[int]:
         """Return positions near equal distances, where the fewest values cross and all of them are kept."""
         width = len(self._running) / STAGES
-        found = set()
+        found: set[int] = set()
         for index in range(STAGES):
             near = [
                 (len(names), abs(place - index * width), place)
@@ -104,8 +107,9 @@ class Suffixes:
             if packed.isdisjoint(places) and any(start <= place < end for place in places)
         )
 
-    def _measure_constants(self, start: int, weights: Set[str]) -> int:
-        later = (name for name, places in self._reads.items() if places and places[-1] >= start and name not in weights)
+    def _measure_cut(self, cut: Cut) -> int:
+        """Return the bytes of the weights that the session for a cut holds."""
+        later = (name for name, places in self._reads.items() if places and places[-1] >= cut.start and name not in cut.weights)
         return sum(self._program.weights[name].nbytes for name in later)
 
     def _find_steps(self, cut: Cut) -> list[Step]:
