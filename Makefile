@@ -9,7 +9,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity chaos up schemas constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity worst coverage flips chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,15 @@ agree: $(VENV)/.installed-dev ## the largest difference to the plain script's nu
 
 parity: $(VENV)/.installed-dev ## how close the interpreter is on 17 architectures
 	@$(BIN)/python -m benchmarks.parity $(ARGS)
+
+worst: $(VENV)/.installed-dev ## the search against dense search and many restarts (half an hour)
+	@$(BIN)/python -m benchmarks.worst_case $(ARGS)
+
+coverage: $(VENV)/.installed-dev ## how often confidence limits hold on real data
+	@$(BIN)/python -m benchmarks.coverage $(ARGS)
+
+flips: $(VENV)/.installed-dev ## searched bit flips of an int8 network beside random ones
+	@$(BIN)/python -m benchmarks.bit_flips $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## kill workers and the store at random, count the reports
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)

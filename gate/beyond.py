@@ -4,8 +4,8 @@ from typing import Literal, NamedTuple
 
 from gate.damage import Demand, read_demand
 from gate.wording import show_number
+from schemas.bounds import HeldOut, Interval
 from schemas.policy import Require
-from schemas.report import HeldOut, Interval
 
 Decision = Literal["exceeded", "holds", "between", "undecided"]
 

@@ -6,8 +6,9 @@ from gate.beyond import judge_beyond
 from gate.damage import Demand, describe_non_finite, find_observed, read_demand
 from gate.judgement import Judgement, State
 from gate.wording import add_article, name_cell, show_number, show_pair
+from schemas.bounds import HeldOut
 from schemas.policy import Require
-from schemas.report import Finding, HeldOut, Report
+from schemas.report import Finding, Report
 
 ADVICE = "Make these weights sturdier before deploying, or waive this scope until a date."
 

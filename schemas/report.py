@@ -7,6 +7,7 @@ itself, the subject and the request echo, which makes the Report.
 from typing import Any, Literal
 
 from schemas.base import Norm, Output, Scale
+from schemas.bounds import ErrorBound, HeldOut, Smoothness, UpperBound
 
 Kind = Literal["estimate", "lower_bound", "upper_bound"]
 Method = Literal["first_order", "reapplied", "ascent", "exchange", "second_order", "random"]
@@ -179,75 +180,57 @@ class RandomTrials(Output):
     metrics: dict[str, RandomMetric]
 
 
-class Interval(Output):
-    """One-sided limits of a mean over further examples; each holds on its own at `confidence`. Null: none can be given.
-
-    asymptotic: the confidence is reached only as the sample grows.
-    """
-
-    lower: float | None
-    upper: float | None
-    confidence: float
-    method: Literal["clopper_pearson", "betting", "asymptotic_t"]
-    population: int | None
-    sample: int
-    asymptotic: bool
-
-
-class HeldOutMetric(Output):
-    """A metric on the held-out examples under its own worst corruption: value and drop, each with its limits."""
-
-    value: float | None
-    value_interval: Interval | None
-    drop: float | None
-    drop_interval: Interval | None
-
-
-class HeldOut(Output):
-    """What the corruptions found on the data do to the examples of `evaluate_on`; means over examples."""
-
-    examples: int
-    loss_change: float | None
-    interval: Interval | None
-    metrics: dict[str, HeldOutMetric]
-
-
-class UpperBound(Output):
-    """What no corruption of the set can exceed, in exact arithmetic: of the loss change and of the drop of metrics."""
-
-    loss_change: float | None
-    kind: Literal["upper_bound"]
-    status: Literal["available", "not_available"]
-    reason: str | None
-    metrics: dict[str, float]
-
-
-class ErrorBound(Output):
-    """How far the one-step corruption can be from the best in the set (Sun et al., Theorem 2); null where nothing follows."""
-
-    c: float | None
-    ratio_convex: float | None
-    ratio_smooth: float | None
-    regime: str
-    kind: Literal["estimate"]
-
-
-class Smoothness(Output):
-    """The curvature of the loss at the clean weights, in the finding's scope: Hessian eigenvalues found by Lanczos."""
-
-    largest: float
-    highest: float
-    lowest: float
-    converged: bool
-    hessian_products: int
-    kind: Literal["estimate"]
-
-
 class Passes(Output):
     """Forward and backward passes over all of the data that the cell's search spent."""
 
     forward: int
     backward: int
+
+
+class BitFlip(Output):
+    """One flipped bit of a stored weight; bit 0 is the least significant. new: null where it is NaN or infinite."""
+
+    tensor: str
+    index: int
+    bit: int
+    kind: Literal["sign", "exponent", "mantissa", "value"]
+    old: float
+    new: float | None
+
+
+class FlipDamage(Output):
+    """The worst found with at most `count` flips: applied and measured on all of the data."""
+
+    count: int
+    loss_change: float | None
+    non_finite: NonFinite | None
+    metrics: dict[str, FirstOrderMetric]
+    flips: tuple[BitFlip, ...]
+
+
+class RandomFlips(Output):
+    """As many random flips of the same bits, for comparison."""
+
+    count: int
+    trials: int
+    seed: int
+    non_finite_trials: int
+    largest_loss_change: float | None
+    metrics: dict[str, RandomMetric]
+
+
+class BitFlips(Output):
+    """What flips of stored bits do to the weights that match. bits: how many there are; non_finite_flips: those to NaN or Inf."""
+
+    match: str
+    kind: Literal["lower_bound"]
+    weights: int
+    bits: int
+    non_finite_flips: int
+    results: tuple[FlipDamage, ...]
+    random: RandomFlips | None
+    stop_reason: Literal["budget", "converged", "non_finite", "zero_gradient"]
+    passes: Passes
 
 
 class Finding(Output):
@@ -363,6 +346,7 @@ class Figures(Output):
     findings: tuple[Finding, ...]
     ranking: tuple[Ranking, ...]
     breaking_points: tuple[BreakingPoint, ...]
+    bit_flips: tuple[BitFlips, ...] = ()
     theory: Theory | None
     flags: tuple[Flag, ...]
     environment: Environment

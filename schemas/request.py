@@ -188,6 +188,17 @@ class Theory(Input):
     smoothness: bool = False
 
 
+class BitFlipRequest(Input):
+    """Search the worst flips of stored bits in the weights that match: how much do at most n flips do, for each n of counts?"""
+
+    counts: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1, max_length=64), AfterValidator(_check_unique)
+    ]
+    match: Name = "*"
+    kinds: tuple[Literal["sign", "exponent", "mantissa", "value"], ...] | None = None
+    random_trials: Annotated[int, Field(ge=0, le=10_000)] = 20
+
+
 class Limit(Input):
     """A line that a breaking point looks for: a metric's drop, a metric's value, or a loss change."""
 
@@ -235,6 +246,7 @@ class AuditRequest(Input):
     search: Search = Search()
     theory: Theory = Theory()
     breaking_points: Annotated[tuple[BreakingPointRequest, ...], Field(max_length=16)] | None = None
+    bit_flips: Annotated[tuple[BitFlipRequest, ...], Field(max_length=16)] = ()
     policy: Policy | None = None
     fresh: bool = False
     labels: Annotated[

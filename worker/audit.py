@@ -10,6 +10,7 @@ from worker.beyond import HeldOutMeter
 from worker.breaking import find_breaking_points
 from worker.context import open_context
 from worker.engine.flags import find_chance_flags, find_loss_flags, find_model_flags
+from worker.flips import measure_bit_flips
 from worker.sweep import choose_sets, sweep_scopes
 from worker.writing import write_measurement
 
@@ -44,7 +45,9 @@ def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measureme
     points = find_breaking_points(context, report_progress)
     sets = choose_sets(job.request, points)
     sweep = sweep_scopes(context, sets, job.scratch, report_progress)
+    report_progress("bit_flips", 0, 1)
+    flips = measure_bit_flips(context)
     report_progress("writing", 0, 1)
-    return write_measurement(
-        context, sweep, points, (*flags, *context.flags, *sweep.list_flags(), *HeldOutMeter.find_flags(sweep.list_findings()))
-    )
+    findings = sweep.list_findings()
+    flags += [*context.flags, *sweep.list_flags(), *HeldOutMeter.find_flags(findings)]
+    return write_measurement(context, sweep, points, flips, flags)

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from schemas.report import Finding, HeldOut, HeldOutMetric, Interval
+from schemas.bounds import HeldOut, HeldOutMetric, Interval
+from schemas.report import Finding
 from worker.context import AuditContext
 from worker.engine import held_out
 from worker.engine.flags import RaisedFlag

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 
-from schemas.report import ErrorBound, Smoothness, UpperBound
+from schemas.bounds import ErrorBound, Smoothness, UpperBound
 from worker.context import AuditContext
 from worker.engine.corruption import CorruptionSet
 from worker.engine.flags import RaisedFlag

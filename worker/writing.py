@@ -17,7 +17,11 @@ from worker.sweep import Sweep
 
 
 def write_measurement(
-    context: AuditContext, sweep: Sweep, points: Sequence[FoundBreakingPoint], flags: Sequence[RaisedFlag]
+    context: AuditContext,
+    sweep: Sweep,
+    points: Sequence[FoundBreakingPoint],
+    flips: tuple[report.BitFlips, ...],
+    flags: Sequence[RaisedFlag],
 ) -> report.Measurement:
     """Return everything the child measured, as the supervisor will check it."""
     program, held_out = context.session.program, context.held_out
@@ -32,6 +36,7 @@ def write_measurement(
         findings=sweep.list_findings(),
         ranking=build_rankings(sweep.list_findings()),
         breaking_points=tuple(_build_breaking_point(point) for point in points),
+        bit_flips=flips,
         theory=_build_theory(context),
         flags=tuple(_build_flag(flag) for flag in flags),
         held_out_examples=None if held_out is None else len(held_out.dataset),

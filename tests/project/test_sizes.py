@@ -11,7 +11,7 @@ from tests.project.tree import ROOT, YARDSTICK, list_files, list_package_files, 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 ENGINE_BUDGETS = {
-    "worker/engine": 4800,
+    "worker/engine": 5600,
     "worker/engine/models/onnx": 2500,
     "worker/engine/models/torchscript": 3000,
 }
