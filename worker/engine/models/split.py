@@ -87,7 +87,8 @@ class SplitProgram:
         environment = {**parts.fixed, **boundary.values, **parameters}
         run_steps(parts.head, environment, parts.head_drops)
         suffix = self._clean.find_suffixes(parts.plan).find(parts.cut, environment)
-        return self.run_corrupted(boundary, parameters) if suffix is None else suffix.run(environment, parameters)
+        found = suffix.run(environment, parameters) if suffix is not None else None
+        return self.run_corrupted(boundary, parameters) if found is None else found
 
     def _find_parts(self, plan: Plan) -> Parts:
         for parts in self._parts:

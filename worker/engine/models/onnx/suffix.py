@@ -1,5 +1,6 @@
 """The last part of a program as an ONNX Runtime session: the weights of its first stage are inputs, all others constants."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,21 +12,20 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from worker.engine.models.onnx.reference import ERRORS, SILENT
-from worker.engine.models.program import OMITTED, Environment, Program, Step
+from worker.engine.models.program import Environment, Program, Step
 
 IR_VERSION = 10
 NUMBERS = "#numbers"
 DTYPES = {
     torch.float32: TensorProto.FLOAT,
     torch.float64: TensorProto.DOUBLE,
-    torch.float16: TensorProto.FLOAT16,
     torch.int64: TensorProto.INT64,
     torch.int32: TensorProto.INT32,
     torch.int8: TensorProto.INT8,
     torch.uint8: TensorProto.UINT8,
     torch.bool: TensorProto.BOOL,
 }
-"""What torch and ONNX Runtime share without a copy."""
+"""What torch and ONNX Runtime share without a copy and compute alike; half precision is rounded elsewhere."""
 
 
 class NotPortableError(Exception):
@@ -41,15 +41,20 @@ class Suffix:
     outputs: tuple[str, ...]
     weights: Mapping[str, Any]
 
-    def run(self, environment: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the program's outputs from the values at the cut and the corrupted weights."""
+    def run(self, environment: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Return the outputs from the values at the cut and the corrupted weights; None where the runtime gives none."""
         feeds = {}
         for name in self.reads:
             if name in parameters:
                 feeds[name] = parameters[name].numpy()
             else:
                 feeds[name] = self.weights[name] if name in self.weights else environment[name].numpy()
-        found = self.session.run(self.outputs, feeds)
+        try:
+            found = self.session.run(self.outputs, feeds)
+        except ERRORS:
+            return None
+        if not all(isinstance(value, np.ndarray) for value in found):
+            return None
         return {name: torch.from_numpy(value) for name, value in zip(self.outputs, found, strict=True)}
 
 
@@ -79,6 +84,12 @@ def build_suffix(
     return Suffix(session, reads, program.outputs, clean)
 
 
+@functools.cache  # once per process: all sessions allocate from one arena
+def _share_working_memory() -> None:
+    memory = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(memory, None)
+
+
 def _make_options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -87,6 +98,8 @@ def _make_options() -> onnxruntime.SessionOptions:
     options.log_severity_level = SILENT
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    _share_working_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return options
 
 
@@ -138,6 +151,6 @@ def _write_constant(name: str, known: Environment) -> TensorProto:
 
 
 def is_portable(program: Program) -> bool:
-    """Tell whether the program is an ONNX file's own, as stored, on the CPU, and gives the same result each time."""
-    on_cpu = all(tensor.device.type == "cpu" for tensor in program.weights.values())
-    return bool(program.nodes) and on_cpu and not program.training and OMITTED not in program.outputs
+    """Tell whether the program is an ONNX file's own, in float32, on the CPU, with every input given and nothing dropped."""
+    plain = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in program.weights.values())
+    return bool(program.nodes) and plain and not program.training and not any(spec.optional for spec in program.inputs)

@@ -16,6 +16,7 @@ from tests.worker.engine.models.onnx.graphs import initializer, node, save
 from worker.engine.data.dataset import Dataset
 from worker.engine.models import suffix
 from worker.engine.models.onnx import load_onnx, run_reference
+from worker.engine.models.onnx.suffix import is_portable
 from worker.engine.objective import Objective
 from worker.engine.session import SESSION_EXAMPLES, Evaluator, Session
 
@@ -189,6 +190,8 @@ def test_programs_that_are_cast_or_not_the_files_own_are_not_cut(tmp_path: Path)
     assert _is_cut(session, ("a0",))
     assert not _is_cut(session.cast(torch.float64), ("a0",))
     assert not _is_cut(replace(session, program=replace(session.program, nodes={})), ("a0",))
+    halves = {name: tensor.half() for name, tensor in session.program.weights.items()}
+    assert not is_portable(replace(session.program, weights=halves))
 
 
 def test_a_step_that_the_runtime_does_not_know_leaves_all_to_the_interpreter(tmp_path: Path) -> None:
