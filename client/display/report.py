@@ -7,14 +7,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from client.display.beyond import describe_flips, describe_held_out
 from client.display.comparison import compare_with_random
 from client.display.figures import NOTHING, one_line, show_count, show_digest, show_metric, show_size
 from client.display.tables import build_ranking_table, build_sets_table
-from gate.wording import name_limit, name_point, show_norm, show_number
+from gate.wording import name_ball, name_limit, name_point, show_number
 from schemas.report import BreakingPoint, Finding, Flag, Ranking, Report
 
 MAX_RANKINGS = 4
 MAX_ROWS = 12
+COLUMNS = {"per_module": "module", "per_tensor": "tensor", "per_component": "component", "per_depth": "depth band"}
 SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 
@@ -27,6 +29,8 @@ def print_report(console: Console, report: Report) -> None:
     _print_rankings(console, report)
     _print_section(console, "Gradient against chance", [Text(sentence) for sentence in compare_with_random(report)])
     _print_section(console, "Breaking points", [Text(describe_point(point)) for point in report.breaking_points])
+    _print_section(console, "Bit flips", [Text(describe_flips(flips)) for flips in report.bit_flips])
+    _print_section(console, "On held-out examples", [Text(sentence) for sentence in describe_held_out(report)])
     _print_section(console, "Doubts", [_draw_flag(flag) for flag in report.flags])
 
 
@@ -64,7 +68,7 @@ def _print_rankings(console: Console, report: Report) -> None:
     findings = {finding.id: finding for finding in report.findings}
     for ranking in report.ranking[:MAX_RANKINGS]:
         known = [findings[entry.finding] for entry in ranking.scopes if entry.finding in findings]
-        column = "module" if ranking.kind == "per_module" else "tensor"
+        column = COLUMNS.get(ranking.kind, "scope")
         parts: list[RenderableType] = [build_ranking_table(column, known[:MAX_ROWS], console)]
         if len(known) > MAX_ROWS:
             parts.append(Text(f"{len(known) - MAX_ROWS} less vulnerable ones are in the JSON report", style="dim"))
@@ -84,7 +88,7 @@ def _name_set(ranking: Ranking) -> str:
     given = ranking.set
     few = f", at most {given['max_corrupted']} weights" if given.get("max_corrupted") is not None else ""
     epsilon = given.get("epsilon")
-    return f"norm {show_norm(given.get('norm'))}, epsilon {show_number(epsilon) if isinstance(epsilon, float) else NOTHING}{few}"
+    return f"{name_ball(given.get('norm'), epsilon, str(given.get('scale')))}{few}" if isinstance(epsilon, float) else NOTHING
 
 
 def _draw_flag(flag: Flag) -> Text:

@@ -219,3 +219,61 @@ def test_progress_on_a_terminal_is_a_bar_that_goes_away() -> None:
     assert "50/200" in text
     assert "kept\n" in text
     assert text.endswith("\x1b[2K"), "the bar's line is erased"
+
+
+def test_bit_flips_and_held_out_figures_are_told_in_words() -> None:
+    flips = {
+        "match": "*",
+        "kind": "lower_bound",
+        "weights": 5338,
+        "bits": 42704,
+        "non_finite_flips": 0,
+        "results": [
+            {
+                "count": 3,
+                "loss_change": 2.31,
+                "non_finite": None,
+                "metrics": {"accuracy": {"value": 0.196, "drop": 0.779}},
+                "flips": [],
+            }
+        ],
+        "random": {
+            "count": 3,
+            "trials": 100,
+            "seed": 0,
+            "non_finite_trials": 0,
+            "largest_loss_change": 0.01,
+            "metrics": {"accuracy": {"worst": 0.972, "mean": 0.975}},
+        },
+        "stop_reason": "budget",
+        "passes": {"forward": 27, "backward": 3},
+    }
+    limits = {
+        "lower": 0.2,
+        "upper": None,
+        "confidence": 0.95,
+        "method": "betting",
+        "population": None,
+        "sample": 400,
+        "asymptotic": False,
+    }
+
+    def hold_out(finding: dict[str, object]) -> None:
+        accuracy = {"value": 0.75, "value_interval": None, "drop": 0.225, "drop_interval": limits}
+        finding["held_out"] = {"examples": 400, "loss_change": 0.5, "interval": None, "metrics": {"accuracy": accuracy}}
+
+    document = build_changed(hold_out).model_dump(mode="json") | {"bit_flips": [flips]}
+    text = " ".join(read(Report.model_validate(document)).split())
+    assert "all weights (5,338, 42,704 bits): at most 3 searched flips change the loss by +2.31" in text
+    assert "worsen accuracy by 77.9 points; the worst of 100 random draws of 3 worsens accuracy by 0.3 points." in text
+    assert "accuracy worsens by 22.5 points (limits 0.2 to none, 95% each); the loss changes by +0.5 on 400 examples." in text
+
+
+def test_rankings_and_sets_of_every_kind_are_named() -> None:
+    document = build_document()
+    given = {"norm": "inf", "epsilon": 1.0, "max_corrupted": None, "scale": "rounding_int8_per_channel"}
+    document["ranking"][0] |= {"kind": "per_component", "set": given}
+    document["ranking"][1]["set"]["scale"] = "elementwise"
+    text = read(Report.model_validate(document))
+    assert "Most vulnerable components: int8 per channel rounding" in text
+    assert "norm 2, epsilon 0.3 (elementwise scale)" in text
