@@ -37,7 +37,7 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
         message = f"the waiver of {waiver.condition}{scope} by {waiver.owner} ended on {waiver.expires} and no longer counts"
         table.add_row(Text("  note", style="yellow"), Text(clean_text(message)))
     if verdict.assurance == "certified":
-        table.add_row(Text("  note", style="green"), Text("Certified: upper bounds prove every condition, whatever a search finds."))
+        table.add_row(Text("  note", style="green"), Text("Certified: upper bounds prove every condition."))
     table.add_row(Text("  note", style="dim"), Text(clean_text(verdict.coverage.message), style="dim"))
     console.print(table)
     console.print()
