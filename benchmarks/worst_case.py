@@ -118,7 +118,8 @@ def project(a: Tensor, p: float, epsilon: float) -> Tensor:
     if math.isinf(p):
         return a.clamp(-epsilon, epsilon)
     if p == 2:
-        return a * (epsilon / a.norm(dim=1, keepdim=True).clamp(min=epsilon))
+        length: Tensor = a.norm(dim=1, keepdim=True).clamp(min=epsilon)
+        return a * (epsilon / length)
     magnitude = a.abs()
     falling = magnitude.sort(dim=1, descending=True).values
     excess = (falling.cumsum(1) - epsilon) / torch.arange(1, a.shape[1] + 1, dtype=a.dtype)

@@ -1,11 +1,13 @@
 """Records: what was measured in a cell, and the pool of what was found in other cells."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from worker.engine.corruption import CorruptionSet
+from worker.engine.regions import SLACK
 from worker.engine.scopes import Layout
 from worker.engine.tally import Outcome, compute_drop
 
@@ -63,10 +65,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Known:
-    """The worst corruption found in some cell, over the tensors of its layout."""
+    """The worst corruption found in some cell, over the tensors of its layout. largest: of its entries, in magnitude."""
 
     layout: Layout
     candidate: Candidate
+    largest: float
+
+    def may_be_in(self, corruption_set: CorruptionSet) -> bool:
+        """Tell, at no cost, whether the set can hold it: no entry is larger than a p-norm."""
+        return corruption_set.scale != "absolute" or self.largest <= corruption_set.epsilon * (1 + SLACK)
 
 
 @dataclass
@@ -82,15 +89,25 @@ class Pool:
     def add(self, layout: Layout, candidates: Iterable[Candidate]) -> None:
         """Add what a cell found."""
         distinct = {id(candidate): candidate for candidate in candidates}
-        self.known += [Known(layout, candidate) for candidate in distinct.values() if candidate.corruption.any()]
+        sized = ((candidate, float(candidate.corruption.abs().max())) for candidate in distinct.values())
+        self.known += [Known(layout, candidate, largest) for candidate, largest in sized if largest > 0]
 
-    def find(self, layout: Layout, corruption_set: CorruptionSet) -> list[Candidate]:
-        """Return, for the loss and for each metric, the worst known corruption that the set allows in the layout's scope."""
-        inside = [entry for entry in self.known if layout.holds(entry.layout)]
-        regions = {entry.layout: entry.layout.build_region(corruption_set) for entry in inside}
+    def find(self, layout: Layout, corruption_set: CorruptionSet, record: Record) -> list[Candidate]:
+        """Return what is worse than the record among the known corruptions that the set allows in the layout's scope.
+
+        Returns:
+            At most one candidate for the loss and one for each metric, in this order.
+        """
+        inside = [entry for entry in self.known if entry.may_be_in(corruption_set) and layout.holds(entry.layout)]
+        regions = {}  # by layout, built when first needed
         found: dict[int, Candidate] = {}
         for what in ("loss", *self.clean.metrics):
-            for entry in sorted(inside, key=lambda entry: -self.clean.compute_damage(what, entry.candidate.outcome)):
+            kept = record.worst.get(what)
+            least = -math.inf if kept is None else self.clean.compute_damage(what, kept.outcome)
+            damages = [(self.clean.compute_damage(what, entry.candidate.outcome), entry) for entry in inside]
+            for _, entry in sorted((pair for pair in damages if pair[0] > least), key=lambda pair: -pair[0]):
+                if entry.layout not in regions:
+                    regions[entry.layout] = entry.layout.build_region(corruption_set)
                 if regions[entry.layout].contains(entry.candidate.corruption):
                     found[id(entry)] = entry.candidate if entry.layout is layout else self._embed(entry, layout)
                     break

@@ -172,7 +172,7 @@ def search_cells(
             pool.add(evaluator.layout, run.record.worst.values())
         runs |= part
     for run in runs.values():
-        for candidate in pool.find(evaluator.layout, run.cell.corruption_set):
+        for candidate in pool.find(evaluator.layout, run.cell.corruption_set, run.record):
             run.record.offer(candidate)
     return [runs[index].finish() for index in range(len(cells))]
 
@@ -212,7 +212,7 @@ def _prepare(evaluator: Evaluator, cell: Cell, gradient: Tensor, pool: Pool, set
         # The first-order maximiser of a zero gradient is no corruption at all.
         record.take(Candidate("first_order", Outcome(clean.loss, dict(clean.metrics), 0), start))
         start = worst_random["loss"].corruption if worst_random else start
-    known = pool.find(evaluator.layout, cell.corruption_set)
+    known = pool.find(evaluator.layout, cell.corruption_set, record)
     for candidate in known:
         record.offer(candidate)
     problem = SearchProblem(

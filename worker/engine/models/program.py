@@ -232,7 +232,7 @@ def run_steps(steps: Sequence[Step], environment: Environment, drops: Sequence[t
             environment[step.outputs[0]] = result
         else:
             environment.update(zip(step.outputs, result, strict=False))
-        environment[OMITTED] = None
+            environment[OMITTED] = None
         for name in dead:
             environment.pop(name, None)
 
