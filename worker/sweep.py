@@ -96,21 +96,26 @@ def _sweep_scope(context: AuditContext, cells: Sequence[Cell], place: int, sweep
     if context.gradient.is_zero(scope.tensors):
         flags.append(RaisedFlag("zero_gradient", scope.name, {"gradient_norm": context.gradient.compute_norm(scope.tensors)}))
         gradient, settings = torch.zeros_like(gradient), replace(settings, random_trials=max(1, settings.random_trials))
-    results = search_cells(evaluator, cells, gradient, context.pool, settings)
-    for offset, result in enumerate(results):
-        identity = f"f-{place + offset:04d}"
-        norm = evaluator.layout.compute_norm(result.cell.corruption_set.norm)
+    places = {cell: place + offset for offset, cell in enumerate(cells)}
+    by_place: dict[int, list[RaisedFlag]] = {}
+    first_steps = []
+    for result in search_cells(evaluator, cells, gradient, context.pool, settings):
+        chosen, number = result.cell.corruption_set, places[result.cell]
+        identity = f"f-{number:04d}"
+        norm = evaluator.layout.compute_norm(chosen.norm)
         finding = build_finding(identity, result, context.clean, norm, len(context.session.dataset), settings.seed)
-        chosen = result.cell.corruption_set
         sections = {
             "scope": finding.scope.model_copy(update=place_info),
             "held_out": sweep.held_out.measure(evaluator.layout, result),
             **bounds.describe(chosen),
         }
-        sweep.findings[place + offset] = finding.model_copy(update=sections)
-        flags += [*find_cell_flags(result, context.clean, identity, evaluator.layout), *bounds.find_flags(chosen, identity)]
+        sweep.findings[number] = finding.model_copy(update=sections)
+        raised = find_cell_flags(result, context.clean, identity, evaluator.layout)
+        by_place[number] = [*raised, *bounds.find_flags(chosen, identity)]
+        first_steps.append((chosen, result.first_order))
         _keep_counterexample(context, evaluator, result, identity, sweep, scratch)
-    flags += find_curve_flags(results, context.clean)
+    flags += [flag for number in sorted(by_place) for flag in by_place[number]]
+    flags += find_curve_flags(scope.name, first_steps, context.clean)
 
 
 def _keep_counterexample(

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.engine.corruption import CorruptionSet
 from worker.engine.models.load import PARITY_NEAR_LIMIT
 from worker.engine.objective import Objective
 from worker.engine.record import Clean
 from worker.engine.scopes import Layout
 from worker.engine.search import CellResult
 from worker.engine.session import Session
+from worker.engine.tally import Outcome
 
 FLAGS: dict[str, tuple[str, str]] = {
     "zero_gradient": ("warning", "the first-order figure says nothing here; read the random and re-applied figures"),
@@ -191,21 +193,18 @@ def _judge_first_step(result: CellResult, clean: Clean, layout: Layout) -> Doubt
         yield "gradient_masked", {"predicted": result.predicted, "first_order": damage, "ratio": ratio}
 
 
-def find_curve_flags(results: Sequence[CellResult], clean: Clean) -> list[RaisedFlag]:
+def find_curve_flags(scope: str, first_steps: Sequence[tuple[CorruptionSet, Outcome]], clean: Clean) -> list[RaisedFlag]:
     """Return a flag for each norm, n and scale where the one-step damage falls as epsilon grows."""
     curves: dict[tuple[float, int | None, str], list[tuple[float, float]]] = {}
-    for result in results:
-        chosen = result.cell.corruption_set
+    for chosen, outcome in first_steps:
         key = (chosen.norm, chosen.max_corrupted, chosen.scale)
-        curves.setdefault(key, []).append((chosen.epsilon, clean.compute_damage("loss", result.first_order)))
+        curves.setdefault(key, []).append((chosen.epsilon, clean.compute_damage("loss", outcome)))
     flags = []
     for (norm, _, _), points in curves.items():
         for (smaller, before), (larger, after) in pairwise(sorted(points)):
             if before - after > NOISE * (abs(before) + clean.loss) and before > 0:
                 evidence = {"norm": "inf" if math.isinf(norm) else norm, "epsilon": [smaller, larger]}
-                flags.append(
-                    RaisedFlag("one_step_curve_falls", results[0].cell.scope.name, evidence | {"loss_change": [before, after]})
-                )
+                flags.append(RaisedFlag("one_step_curve_falls", scope, evidence | {"loss_change": [before, after]}))
                 break
     return flags
 

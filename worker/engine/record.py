@@ -80,17 +80,21 @@ class Known:
 class Pool:
     """The worst corruptions of the cells that are done: each is feasible in every cell whose set and scope hold it.
 
-    So results never fall as sets and scopes grow, whatever the search of the larger cell does.
+    So results never fall as sets and scopes grow, whatever the search of the larger cell does. Kept while there is room, in the
+    order in which they were found: beyond it, in models of many million weights, cells stand for themselves.
     """
 
     clean: Clean
     known: list[Known] = field(default_factory=list)
+    room_bytes: int = 2**30
 
     def add(self, layout: Layout, candidates: Iterable[Candidate]) -> None:
         """Add what a cell found."""
-        distinct = {id(candidate): candidate for candidate in candidates}
-        sized = ((candidate, float(candidate.corruption.abs().max())) for candidate in distinct.values())
-        self.known += [Known(layout, candidate, largest) for candidate, largest in sized if largest > 0]
+        for candidate in {id(candidate): candidate for candidate in candidates}.values():
+            largest = float(candidate.corruption.abs().max())
+            if largest > 0 and candidate.corruption.nbytes <= self.room_bytes:
+                self.known.append(Known(layout, candidate, largest))
+                self.room_bytes -= candidate.corruption.nbytes
 
     def find(self, layout: Layout, corruption_set: CorruptionSet, record: Record) -> list[Candidate]:
         """Return what is worse than the record among the known corruptions that the set allows in the layout's scope.

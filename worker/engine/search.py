@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -152,29 +152,27 @@ def search_cells(
     pool: Pool,
     settings: SearchSettings,
     stop_when: StopTest | None = None,
-) -> list[CellResult]:
-    """Return the result of every cell of one scope, in order, and add what was found to the pool.
+) -> Iterator[CellResult]:
+    """Yield the result of every cell of one scope, the smaller sets first, and add what was found to the pool.
 
     gradient: [k], the gradient over all data at w; all zeros where it counts as zero, and then the search
-    starts from the worst random corruption. Smaller sets are searched first; cells run side by side, so that they share
-    clean passes, and what is found in one counts in all that allow it.
+    starts from the worst random corruption. As many cells as memory allows run side by side, so that they share clean passes;
+    what is found in one counts in all that allow it, and these come with it or later.
     Kind: every measured figure is a lower_bound. Source: method sections 2 and 3.
     """
-    order = sorted(range(len(cells)), key=lambda index: _measure_size(cells[index].corruption_set))
+    order = sorted(cells, key=lambda cell: _measure_size(cell.corruption_set))
     size = max(1, CORRUPTED_BYTES // (16 * evaluator.layout.size))
-    runs: dict[int, Run] = {}
-    for start in range(0, len(cells), size):
-        part = {index: _prepare(evaluator, cells[index], gradient, pool, settings, size) for index in order[start : start + size]}
-        _run_side_by_side(evaluator, [run for run in part.values() if run.stop_reason is None], stop_when)
-        for run in part.values():
+    for start in range(0, len(order), size):
+        runs = [_prepare(evaluator, cell, gradient, pool, settings, size) for cell in order[start : start + size]]
+        _run_side_by_side(evaluator, [run for run in runs if run.stop_reason is None], stop_when)
+        for run in runs:
             for candidate in run.worst_random.values():
                 run.record.offer(candidate)
             pool.add(evaluator.layout, run.record.worst.values())
-        runs |= part
-    for run in runs.values():
-        for candidate in pool.find(evaluator.layout, run.cell.corruption_set, run.record):
-            run.record.offer(candidate)
-    return [runs[index].finish() for index in range(len(cells))]
+        for run in runs:
+            for candidate in pool.find(evaluator.layout, run.cell.corruption_set, run.record):
+                run.record.offer(candidate)
+            yield run.finish()
 
 
 def _measure_size(corruption_set: CorruptionSet) -> tuple[float, float, float]:

@@ -96,7 +96,7 @@ def raise_flags(session: Session, sets: list[CorruptionSet], settings: SearchSet
     """Return the codes that the cells of a real search raise."""
     results, clean, layout = search(session, sets, settings)
     cells = [flag for result in results for flag in find_cell_flags(result, clean, "f-0001", layout)]
-    return codes([*cells, *find_curve_flags(results, clean)])
+    return codes([*cells, *find_curve_flags("model", [(one.cell.corruption_set, one.first_order) for one in results], clean)])
 
 
 ONE_STEP = SearchSettings("first_order", 1, 0)

@@ -31,7 +31,7 @@ def session() -> Session:
 def search(session: Session, settings: SearchSettings) -> list[CellResult]:
     info = compute_gradient(session, tuple(session.program.weights))
     pool = Pool(read_clean(info.clean))
-    results = []
+    results: list[CellResult] = []
     for scope in find_scopes(["per_module"], info.reached, session.program.modules):
         evaluator = Evaluator(session, scope.tensors)
         cells = plan_cells(scope, evaluator.layout.size, SETS)

@@ -32,7 +32,7 @@ def search_scopes(
     for scope in scopes:
         evaluator = Evaluator(session, scope.tensors)
         cells = plan_cells(scope, evaluator.layout.size, sets)
-        found.append(search_cells(evaluator, cells, info.flatten(scope.tensors), pool, search))
+        found.append(list(search_cells(evaluator, cells, info.flatten(scope.tensors), pool, search)))
     return found
 
 
@@ -113,3 +113,23 @@ def test_scaled_sets_do_not_see_a_rescaling_that_keeps_the_function(kind: str, s
         assert changes[0] != pytest.approx(changes[1], rel=0.01)
     else:
         assert changes[0] == pytest.approx(changes[1], rel=1e-7)
+
+
+def test_cells_that_run_one_after_another_give_what_they_give_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = [CorruptionSet(2.0, epsilon, n) for epsilon in (0.5, 0.1) for n in (None, 3)]
+    scope, search = Scope("model", "model", LAYERS[-1]), SearchSettings("reapplied", 9, 2, 0)
+    [together] = search_scopes(build_session(build_mlp((3, 5, 4))), [scope], sets, search)
+    monkeypatch.setattr("worker.engine.search.CORRUPTED_BYTES", 1)
+    [apart] = search_scopes(build_session(build_mlp((3, 5, 4))), [scope], sets, search)
+    assert [one.cell for one in apart] == [one.cell for one in together]
+    assert [one.worst["loss"].outcome for one in apart] == [one.worst["loss"].outcome for one in together]
+
+
+def test_without_room_the_pool_keeps_nothing_and_the_search_goes_on() -> None:
+    session = build_session(build_mlp((3, 5, 4)))
+    info = compute_gradient(session, LAYERS[-1])
+    evaluator, pool = Evaluator(session, LAYERS[-1]), Pool(read_clean(info.clean), room_bytes=100)
+    cells = plan_cells(Scope("model", "model", LAYERS[-1]), evaluator.layout.size, [CorruptionSet(2.0, 0.5)])
+    [result] = search_cells(evaluator, cells, info.flatten(LAYERS[-1]), pool, SearchSettings("auto", 20, 1))
+    assert pool.known == []
+    assert result.worst["loss"].outcome.loss is not None

@@ -29,7 +29,8 @@ def run_search(
     info = compute_gradient(session, scope.tensors)
     clean = read_clean(info.clean)
     cells = plan_cells(scope, evaluator.layout.size, sets)
-    return search_cells(evaluator, cells, info.flatten(scope.tensors), Pool(clean), search)
+    found = search_cells(evaluator, cells, info.flatten(scope.tensors), Pool(clean), search)
+    return sorted(found, key=lambda result: cells.index(result.cell))
 
 
 def read_clean(outcome: Outcome) -> Clean:
