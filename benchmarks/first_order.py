@@ -39,6 +39,7 @@ OPTIMISER_FAULT = "Inference tensors cannot be saved for backward"
 FIRST_ORDER = SearchSettings(method="first_order", budget_passes=1, random_trials=0)
 
 Clock = Literal["wall", "cpu"]
+Cells = Literal["per_module", "model"]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -85,7 +86,10 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class Run:
-    """Files, data type, batch and clock of a sweep; one thread, so seconds of the processor are seconds of a free machine."""
+    """Files, data type, batch, clock and scopes of a sweep.
+
+    One thread, so seconds of the processor are seconds of a free machine. cells: per_module, or model: one scope of all weights.
+    """
 
     model: Path
     data: Path
@@ -93,12 +97,13 @@ class Run:
     dtype: torch.dtype = torch.float32
     batch: int = 64
     clock: Clock = "wall"
+    cells: Cells = "per_module"
 
 
 def run_yardstick(run: Run) -> SweepResult:
     """Run the plain script; the model is TorchScript."""
     result = _launch_yardstick(run)
-    digests = _digest_modules(run.model)
+    digests = _digest_modules(run.model) if run.cells == "per_module" else _digest_model(run.model)
     cells = {}
     for cell, corruption_set in zip(result["cells"], itertools.cycle(run.grid.list_sets()), strict=False):
         if (float(cell["p"]), cell["epsilon"]) != (corruption_set.norm, corruption_set.epsilon):
@@ -112,7 +117,7 @@ def run_yardstick(run: Run) -> SweepResult:
 
 def _launch_yardstick(run: Run) -> dict[str, Any]:
     grid = run.grid
-    options = ["--cells", "per_module", "--json", "--threads", "1", "--batch", str(run.batch)]
+    options = ["--cells", run.cells, "--json", "--threads", "1", "--batch", str(run.batch)]
     options += ["--dtype", str(run.dtype).removeprefix("torch.")]
     options += ["--p", *map(str, grid.norms), "--epsilon", *map(str, grid.epsilons)]
     options += ["--n", *(str(n or 0) for n in grid.max_corrupted)]
@@ -138,7 +143,8 @@ def open_run(run: Run) -> Session:
 
 def run_engine(session: Session, run: Run) -> SweepResult:
     """Measure every cell of the grid in every module by the engine, first order only."""
-    weights, scopes = session.program.weights, list_modules(session)
+    weights = session.program.weights
+    scopes = list_modules(session) if run.cells == "per_module" else find_scopes(["model"], list(weights), {})
     digests = {scope.name: digest_weights([weights[name] for name in scope.tensors]) for scope in scopes}
     clock = CLOCKS[run.clock]
     started = clock()
@@ -179,6 +185,10 @@ def list_modules(session: Session) -> list[Scope]:
     loose = tuple(name for name in session.program.weights if not modules[name])
     held = [name for name in session.program.weights if modules[name]]
     return [*([Scope("per_module", "", loose)] if loose else []), *find_scopes(["per_module"], held, modules)]
+
+
+def _digest_model(model: Path) -> dict[str, str]:
+    return {"model": digest_weights([weight for _, weight in torch.jit.load(str(model)).named_parameters()])}
 
 
 def _digest_modules(model: Path) -> dict[str, str]:

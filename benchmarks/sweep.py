@@ -1,13 +1,14 @@
 """Bar: a per-module sweep is no slower than the plain script.
 
-    python -m benchmarks.sweep [--repeats N] [--only NET ...] [--clock cpu|wall]
+    python -m benchmarks.sweep [--repeats N] [--only NET ...] [--clock cpu|wall] [--whole]
 
 3 epsilons x 2 norms in every module, first order, no random trials, batch 32, one thread, on the same weights, data and
 cells. Counted on both sides: the processor seconds (--clock wall: of the wall) from the loaded model to the last cell, so
 gradient, clean pass and cells. Script, ONNX and TorchScript runs take turns; each figure is the median of its repeats.
 ratio = script seconds / engine seconds. Exit code 1 when a ratio is below 1 or fewer than SHARED_CELLS of the script's
 cells are also the engine's: an exporter may fold a weight (GPT-2's positions) or split a tied one, and then that module's
-cells are other ones.
+cells are other ones. --whole: the same with one scope of all weights, where nothing clean can be shared; an exporter that splits
+a tied weight makes these cells other ones too.
 
 The example networks are trained ones on their held-out data; the others are the test networks of tests/architectures
 with random weights on random inputs, which cost the same to run as trained ones.
@@ -27,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.first_order import Clock, Grid, Run, SweepResult, open_run, run_engine, run_yardstick
+from benchmarks.first_order import Cells, Clock, Grid, Run, SweepResult, open_run, run_engine, run_yardstick
 from tests.architectures import ARCHITECTURES, Architecture
 from tests.architectures.exports import export_onnx, export_torchscript
 from tests.fusing import fuse_batch_norm
@@ -88,20 +89,20 @@ def draw_data(architecture: Architecture, model: torch.nn.Module, path: Path) ->
     np.savez(path, inputs=inputs.numpy(), labels=labels.numpy())
 
 
-def time_network(files: Files, repeats: int, clock: Clock) -> Timing:
+def time_network(files: Files, repeats: int, clock: Clock, cells: Cells = "per_module") -> Timing:
     """Run script and engine in turns and return medians per cell."""
     runs: dict[str, list[SweepResult]] = {"script": [], "onnx": [], "torchscript": []}
     for _ in range(repeats):
-        runs["script"].append(run_yardstick(Run(files.torchscript, files.data, GRID, batch=BATCH, clock=clock)))
+        runs["script"].append(run_yardstick(Run(files.torchscript, files.data, GRID, batch=BATCH, clock=clock, cells=cells)))
         for kind, path in (("onnx", files.onnx), ("torchscript", files.torchscript)):
-            run = Run(path, files.data, GRID, batch=BATCH, clock=clock)
+            run = Run(path, files.data, GRID, batch=BATCH, clock=clock, cells=cells)
             session = open_run(run)
             gc.collect()
             runs[kind].append(run_engine(session, run))
-    cells = {kind: results[0].cells.keys() for kind, results in runs.items()}
-    seconds = {kind: statistics.median(result.seconds for result in results) / len(cells[kind]) for kind, results in runs.items()}
-    shared = {kind: len(cells[kind] & cells["script"]) for kind in FORMATS}
-    return Timing(seconds["script"], {kind: seconds[kind] for kind in FORMATS}, len(cells["script"]), shared)
+    keys = {kind: results[0].cells.keys() for kind, results in runs.items()}
+    seconds = {kind: statistics.median(result.seconds for result in results) / len(keys[kind]) for kind, results in runs.items()}
+    shared = {kind: len(keys[kind] & keys["script"]) for kind in FORMATS}
+    return Timing(seconds["script"], {kind: seconds[kind] for kind in FORMATS}, len(keys["script"]), shared)
 
 
 def report(name: str, timing: Timing) -> list[float]:
@@ -119,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[*TRAINED, *RANDOM], default=[*TRAINED, *RANDOM], metavar="NET")
     parser.add_argument("--clock", choices=["cpu", "wall"], default="cpu", help="cpu: not moved by what else the machine does")
+    parser.add_argument("--whole", action="store_true", help="one scope of all weights in place of every module")
     asked = parser.parse_args(arguments)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # the exporter warns that torchvision is missing
     print(
@@ -128,7 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     complete = True
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.only:
-            timing = time_network(prepare(name, Path(folder)), asked.repeats, asked.clock)
+            timing = time_network(
+                prepare(name, Path(folder)), asked.repeats, asked.clock, "model" if asked.whole else "per_module"
+            )
             complete = complete and timing.is_comparable
             for kind, ratio in zip(FORMATS, report(name, timing), strict=True):
                 ratios[kind].append(ratio)
