@@ -148,7 +148,7 @@ def measure_small(networks: int) -> bool:
     return max(value for (_, _, passes), values in shortfalls.items() if passes == 4096 for value in values) <= 0.01
 
 
-def restart(kind: str) -> Strategy | None:
+def register_restarts(kind: str) -> None:
     """Register a strategy that restarts from random points, and nothing else."""
 
     def search(start: Tensor, problem: SearchProblem) -> Strategy:
@@ -161,7 +161,6 @@ def restart(kind: str) -> Strategy | None:
         return "converged"
 
     STRATEGIES[f"restarted {kind}"] = search
-    return None
 
 
 def list_larger_sets() -> Iterator[CorruptionSet]:
@@ -196,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for kind in ("reapplied", "ascent"):
-        restart(kind)
+        register_restarts(kind)
     good = [measure_small(asked.networks)] if asked.networks else []
     good += [measure_larger(asked.larger)] if asked.larger else []
     print("within the limits" if all(good) else "beyond the limits")
