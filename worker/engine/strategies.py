@@ -7,7 +7,7 @@ asked for at w + a, or None when the budget allows no further step; it returns i
 
 import itertools
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -139,17 +139,15 @@ def exchange(problem: SearchProblem, passes: int) -> Strategy:
     return "budget"
 
 
-def _list_exchanges(current: Tensor, steepness: Tensor) -> list[Tensor]:
+def _list_exchanges(current: Tensor, steepness: Tensor) -> Iterator[Tensor]:
     inside = (current != 0).nonzero().flatten()
     outside = torch.where(current == 0, steepness, torch.zeros_like(steepness)).topk(min(FEW, current.numel())).indices
-    masks = []
     for leaving in inside[steepness[inside].argsort()].tolist():
         for entering in outside.tolist():
             if current[entering] == 0:
                 mask = current != 0
                 mask[leaving], mask[entering] = False, True
-                masks.append(mask)
-    return masks
+                yield mask
 
 
 def combine(start: Tensor, problem: SearchProblem) -> Strategy:
