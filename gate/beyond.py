@@ -10,6 +10,9 @@ from schemas.policy import Require
 Decision = Literal["exceeded", "holds", "between", "undecided"]
 
 
+ASYMPTOTIC_ADVICE = "limits of a loss can fail a condition but not pass it: gate on a metric, or set the condition's undecided"
+
+
 class Seen(NamedTuple):
     """A figure on the held-out examples and its limits."""
 
@@ -44,7 +47,9 @@ def judge_beyond(held_out: HeldOut, require: Require, confidence: float) -> Beyo
     limits = (
         f"between {_show(interval.lower)} and {_show(interval.upper)}, each with confidence {show_number(interval.confidence)}"
     )
-    return BeyondJudgement(_decide(demand, interval), seen.value, f"{figure}, beyond them {limits}")
+    decision = _decide(demand, interval)
+    why = f" ({ASYMPTOTIC_ADVICE})" if decision == "between" and interval.asymptotic else ""
+    return BeyondJudgement(decision, seen.value, f"{figure}, beyond them {limits}{why}")
 
 
 def _find_seen(held_out: HeldOut, require: Require) -> Seen | None:

@@ -97,3 +97,8 @@ def test_the_sentence_gives_figure_limits_and_examples() -> None:
     assert "accuracy drop of 0.1 on 400 held-out examples" in message
     assert "between 0.08 and 0.12, each with confidence 0.95" in message
     assert "the limit is 0.12" in message
+
+
+def test_a_condition_that_a_loss_cannot_pass_says_so() -> None:
+    _, message = judge(LOSS, {"interval": limits(0.1, 0.25, "asymptotic_t")})
+    assert "gate on a metric" in message
