@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 
 from schemas.bounds import ErrorBound, Smoothness, UpperBound
+from schemas.report import Finding
 from worker.context import AuditContext
 from worker.engine.corruption import CorruptionSet
 from worker.engine.flags import RaisedFlag
@@ -35,14 +36,14 @@ class ScopeBounds:
             "error_bound": self._bound_error(corruption_set),
         }
 
-    def find_flags(self, corruption_set: CorruptionSet, finding: str) -> list[RaisedFlag]:
-        """Return what curvature says against the one-step figure."""
-        bound, smoothness = self._bound_error(corruption_set), self._smoothness
+    def find_flags(self, finding: Finding) -> list[RaisedFlag]:
+        """Return what curvature says against the one-step figure of a finding that has its sections."""
+        bound, smoothness = finding.error_bound, finding.smoothness
         flags = []
         if bound is not None and bound.c is not None and bound.c >= 1:
-            flags.append(RaisedFlag("curvature_dominates", self._scope.name, {"finding": finding, "c": bound.c}))
+            flags.append(RaisedFlag("curvature_dominates", self._scope.name, {"finding": finding.id, "c": bound.c}))
         if smoothness is not None and not smoothness.converged:
-            evidence = {"finding": finding, "hessian_products": smoothness.hessian_products}
+            evidence = {"finding": finding.id, "hessian_products": smoothness.hessian_products}
             flags.append(RaisedFlag("smoothness_not_converged", self._scope.name, evidence))
         return flags
 

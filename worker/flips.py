@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from schemas.errors import ScopeError
+from schemas.errors import Fault, ScopeError
 from schemas.report import BitFlip, BitFlips, FirstOrderMetric, FlipDamage, NonFinite, Passes, RandomFlips, RandomMetric
 from schemas.request import BitFlipRequest
 from worker.context import AuditContext
@@ -15,8 +15,6 @@ from worker.engine.models.stored import Flip
 from worker.engine.scopes import describe_no_match
 from worker.engine.session import Evaluator
 from worker.engine.tally import Outcome, compute_drop
-
-FINITE_KINDS = frozenset({"sign", "exponent", "mantissa", "value"})
 
 
 def measure_bit_flips(context: AuditContext) -> tuple[BitFlips, ...]:
@@ -36,9 +34,11 @@ def _match(context: AuditContext, asked: BitFlipRequest) -> tuple[str, ...]:
 
 def _measure(context: AuditContext, asked: BitFlipRequest) -> BitFlips:
     names = _match(context, asked)
-    grids, settings = context.session.program.grids, FlipSettings(kinds=frozenset(asked.kinds) if asked.kinds else FINITE_KINDS)
+    grids, settings = context.session.program.grids, FlipSettings(kinds=frozenset(asked.kinds)) if asked.kinds else FlipSettings()
     evaluator, clean = Evaluator(context.session, names), context.clean
     found = search_bit_flips(evaluator, grids, context.gradient.flatten(names), clean, asked.counts, settings)
+    if asked.kinds and found.stop_reason == "converged" and not found.results[-1].worst["loss"].flips:
+        raise ScopeError(_describe_no_bits(asked))
     seed, most = context.settings.seed, max(asked.counts)
     drawn = draw_random_flips(evaluator, grids, most, asked.random_trials, seed, settings)
     last = found.results[-1]
@@ -52,6 +52,16 @@ def _measure(context: AuditContext, asked: BitFlipRequest) -> BitFlips:
         random=_show_random(context, [trial.outcome for trial in drawn.trials], most),
         stop_reason=cast("Any", found.stop_reason),
         passes=Passes(forward=last.forward, backward=last.backward),
+    )
+
+
+def _describe_no_bits(asked: BitFlipRequest) -> Fault:
+    return Fault(
+        what=f"bit_flips pattern {asked.match!r} matches weights without bits of these kinds",
+        where="/bit_flips",
+        expected="sign, exponent or mantissa for floats; sign or value for integers",
+        got=", ".join(asked.kinds or ()),
+        advice="leave kinds out, or name those of the stored format",
     )
 
 

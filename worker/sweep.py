@@ -109,9 +109,9 @@ def _sweep_scope(context: AuditContext, cells: Sequence[Cell], place: int, sweep
             "held_out": sweep.held_out.measure(evaluator.layout, result),
             **bounds.describe(chosen),
         }
-        sweep.findings[number] = finding.model_copy(update=sections)
+        finding = sweep.findings[number] = finding.model_copy(update=sections)
         raised = find_cell_flags(result, context.clean, identity, evaluator.layout)
-        by_place[number] = [*raised, *bounds.find_flags(chosen, identity)]
+        by_place[number] = [*raised, *bounds.find_flags(finding)]
         first_steps.append((chosen, result.first_order))
         _keep_counterexample(context, evaluator, result, identity, sweep, scratch)
     flags += [flag for number in sorted(by_place) for flag in by_place[number]]

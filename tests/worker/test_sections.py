@@ -172,3 +172,10 @@ def test_bit_flips_in_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ScopeError) as caught:
         run(write_job(tmp_path, bit_flips=[{"counts": [1], "match": "head.*"}, {"counts": [1], "match": "tail.*"}]))
     assert len(caught.value.faults) == 2
+
+
+def test_bit_flips_of_a_kind_that_the_weights_lack_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScopeError) as caught:
+        run(write_job(tmp_path, scopes=["model"], bit_flips=[{"counts": [5], "kinds": ["value"]}]))
+    assert caught.value.faults[0].where == "/bit_flips"
+    assert caught.value.faults[0].got == "value"
