@@ -8,6 +8,9 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
           $(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 ARGS   ?=
 
+# ONNX Runtime's wheel sends usage data home unless it is told otherwise.
+export ORT_DISABLE_TELEMETRY := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity worst coverage flips chaos up schemas constraints clean
 

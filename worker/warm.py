@@ -37,6 +37,7 @@ def build_child_spec(settings: WorkerSettings, environment: Mapping[str, str]) -
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "ORT_DISABLE_TELEMETRY": "1",
     }
     kept = {name: environment[name] for name in INHERITED if name in environment}
     # -P: the scratch folder, which the model's code may write to, is never searched for modules.
