@@ -13,10 +13,11 @@ MAX_FUNCTION_LINES = 60
 ENGINE_BUDGETS = {
     "worker/engine": 5600,
     "worker/engine/models/onnx": 2500,
-    "worker/engine/models/torchscript": 3000,
+    "worker/engine/models/aten": 1600,
+    "worker/engine/models/torchscript": 1400,
 }
 """Lines of the numerics and of each loader; operator tables grow with the standards and are counted by no one."""
-OPERATOR_TABLES = ("worker/engine/models/onnx/operators", "worker/engine/models/torchscript/operators")
+OPERATOR_TABLES = ("worker/engine/models/onnx/operators", "worker/engine/models/aten/operators")
 EMPTY_WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
 YARDSTICK_SHA256 = "523bbcfffc124f6596cf03cee5779bad33d0208fbcc52d9c43e14e894ba8809e"
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".lua", ".json", ".sh", ".svg", ""}

@@ -6,10 +6,10 @@ What is left is a flat list of steps: branches on `self.training`, on optional l
 from collections.abc import Sequence
 from typing import Any
 
-from worker.engine.models.torchscript import operators
-from worker.engine.models.torchscript.builtins import CONSTANT_ANSWERS, IN_PLACE_BUILTINS
+from worker.engine.models.aten import operators
+from worker.engine.models.aten.builtins import CONSTANT_ANSWERS, IN_PLACE_BUILTINS
+from worker.engine.models.aten.state import State
 from worker.engine.models.torchscript.slots import OPTIONAL_TYPES, Known, Named, Owner, Slot, Stored, find_parts
-from worker.engine.models.torchscript.state import State
 
 
 def fold(node: Any, slots: Sequence[Slot], state: State) -> Slot | None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from schemas.errors import Fault, ModelRefused, UnsupportedOperator
-from worker.engine.models.torchscript import operators
-from worker.engine.models.torchscript.allowlist import describe_unsupported
-from worker.engine.models.torchscript.builtins import (
+from worker.engine.models.aten import operators
+from worker.engine.models.aten.allowlist import describe_unsupported
+from worker.engine.models.aten.builtins import (
     BUILTINS,
     FROM_VALUES,
     IGNORED,
@@ -23,10 +23,12 @@ from worker.engine.models.torchscript.builtins import (
     run_loop,
     unpack,
 )
-from worker.engine.models.torchscript.draft import Draft, DraftBlock
+from worker.engine.models.aten.draft import Draft, DraftBlock
+from worker.engine.models.aten.operators import Given, Read
+from worker.engine.models.aten.state import State, check_dense
+from worker.engine.models.aten.training import is_training_call
 from worker.engine.models.torchscript.folding import fold
 from worker.engine.models.torchscript.naming import ConstantName, name_constants
-from worker.engine.models.torchscript.operators import Given, Read
 from worker.engine.models.torchscript.slots import (
     CONTAINER_TYPES,
     Known,
@@ -38,8 +40,6 @@ from worker.engine.models.torchscript.slots import (
     holds_tensor,
     may_share,
 )
-from worker.engine.models.torchscript.state import State, check_dense
-from worker.engine.models.torchscript.training import is_training_call
 
 
 class Importer:

@@ -9,19 +9,14 @@ import torch
 from torch import Tensor
 
 from schemas.errors import DataMismatch, Fault, ModelRefused, ModelUnreadable
-from worker.engine.models.program import InputSpec, Program
-from worker.engine.models.torchscript.classify import Classifier
-from worker.engine.models.torchscript.draft import Draft, drop_dead, finish
+from worker.engine.models.aten.assembly import Sketch, assemble
+from worker.engine.models.aten.results import flatten_result
+from worker.engine.models.aten.state import read_state
+from worker.engine.models.program import Program
 from worker.engine.models.torchscript.importer import Importer
-from worker.engine.models.torchscript.mutation import describe_state_change, remove_mutation
-from worker.engine.models.torchscript.operators import DEVICE
 from worker.engine.models.torchscript.scan import scan_archive
-from worker.engine.models.torchscript.signature import draft_outputs, flatten_result, read_inputs
+from worker.engine.models.torchscript.signature import draft_outputs, read_inputs
 from worker.engine.models.torchscript.slots import Owner
-from worker.engine.models.torchscript.state import State, read_state
-
-ANCHOR = "device_anchor"
-"""A constant without elements that Program.to moves, so that steps can ask it where the program is."""
 
 
 def load_torchscript(path: Path) -> Program:
@@ -141,45 +136,18 @@ def import_module(opened: Opened) -> Program:
     importer.check()
     (returned,) = graph.outputs()
     outputs = draft_outputs(importer, importer.slots[returned.debugName()], returned.type(), drafts)
-    stored = frozenset(state.weights) | _find_stored(state)
-    stateful = remove_mutation(drafts, outputs, {spec.name for spec in inputs}, stored, frozenset(importer.containers))
-    if stateful and not importer.training:  # a batch norm in training mode counts its batches: that is the reason to give
-        raise ModelRefused(describe_state_change(stateful))
-    steps = _complete(importer, inputs, drafts, outputs)
-    return Program(
-        format="torchscript",
-        producer=f"pytorch, archive version {opened.archive_version}",
-        opset=None,
-        inputs=inputs,
-        outputs=tuple(outputs),
-        weights=state.weights,
-        constants={**state.constants, ANCHOR: torch.empty(0)},
-        steps=finish(steps),
-        modules=state.modules,
-        skipped=tuple(state.skipped),
-        training=bool(importer.training),
+    sketch = Sketch(
+        state,
+        inputs,
+        drafts,
+        outputs,
+        prelude=importer.prelude,
+        containers=importer.containers,
+        training=importer.training,
+    )
+    return assemble(
+        sketch,
+        "torchscript",
+        f"pytorch, archive version {opened.archive_version}",
         saved_in_training=opened.saved_in_training and importer.reads_training_mode,
     )
-
-
-def _complete(importer: Importer, inputs: tuple[InputSpec, ...], drafts: list[Draft], outputs: list[str]) -> list[Draft]:
-    place = Draft(DEVICE, "prim::device", _find_device, [ANCHOR], [DEVICE], shape_only=True)
-    steps = drop_dead([place, *importer.prelude, *drafts], set(outputs))
-    constants = importer.state.constants
-    shapes = {name for name, value in constants.items() if not isinstance(value, Tensor) or value.dim() == 0}
-    integers = {name for name, value in constants.items() if _is_integer_index(value)}
-    Classifier(shapes - {spec.name for spec in inputs}, integers).mark(steps)
-    return steps
-
-
-def _find_stored(state: State) -> frozenset[str]:
-    return frozenset(name for name, value in state.constants.items() if isinstance(value, Tensor | list | dict))
-
-
-def _is_integer_index(value: Any) -> bool:
-    # None stands for a whole dimension among indices.
-    return value is None or (isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool)
-
-
-def _find_device(anchor: Tensor) -> torch.device:
-    return anchor.device

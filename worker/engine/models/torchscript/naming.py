@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from worker.engine.models.torchscript.operators import parse_schema
+from worker.engine.models.aten.operators import parse_schema
 
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import Fault
-from worker.engine.models.torchscript.allowlist import split_names
+from worker.engine.models.aten.allowlist import split_names
 
 ELEMENT_BYTES: dict[str, int] = {
     "ByteStorage": 1,

@@ -1,42 +1,16 @@
 """Inputs and outputs of a TorchScript forward, under the names that a user of the file sees."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from schemas.errors import Fault, ModelRefused
+from worker.engine.models.aten.builtins import unpack
+from worker.engine.models.aten.draft import Draft
+from worker.engine.models.aten.results import Path, draft_output, name_output
 from worker.engine.models.program import InputSpec
-from worker.engine.models.torchscript.builtins import unpack
-from worker.engine.models.torchscript.draft import Draft
 from worker.engine.models.torchscript.importer import Importer
 from worker.engine.models.torchscript.slots import SCALAR_TYPES, Known, Named, Owner, Slot, Stored, find_parts
-
-Path = tuple[str | int, ...]
-
-
-def name_output(path: Path) -> str:
-    """Return the name of one output tensor from its place in what forward returns.
-
-    >>> name_output(()), name_output((1,)), name_output((0, 2)), name_output(("logits",)), name_output((1, "mask"))
-    ('output', 'output_1', 'output_0_2', 'logits', 'output_1_mask')
-    """
-    parts = [str(part) for part in path]
-    return "_".join(parts if path and isinstance(path[0], str) else ["output", *parts])
-
-
-def flatten_result(result: Any, path: Path = ()) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name and value of every tensor in what forward returned: tuples, named tuples, lists and dictionaries."""
-    if isinstance(result, Tensor):
-        yield name_output(path), result
-    elif isinstance(result, dict):
-        for key, value in result.items():
-            yield from flatten_result(value, (*path, str(key)))
-    elif isinstance(result, tuple | list):
-        keys = getattr(result, "_fields", range(len(result)))
-        for key, value in zip(keys, result, strict=True):
-            yield from flatten_result(value, (*path, key))
 
 
 def draft_outputs(importer: Importer, slot: Slot, kind: Any, drafts: list[Draft], path: Path = ()) -> list[str]:
@@ -79,7 +53,7 @@ def draft_outputs(importer: Importer, slot: Slot, kind: Any, drafts: list[Draft]
             )
         )
     source = importer.store(slot, name) if isinstance(slot, Stored) else slot.name
-    drafts.append(Draft(name, "prim::output", _return, [source], [name], aliases=[(source, name)]))
+    drafts.append(draft_output(source, name))
     return [name]
 
 
@@ -94,10 +68,6 @@ def _find_fields(kind: Any, count: int) -> Sequence[str | int]:
     # A named tuple's type prints as NamedTuple(logits : Tensor, mask : Tensor).
     text = kind.str()
     return re.findall(r"(?:\(|, )(\w+) : ", text) if text.startswith("NamedTuple(") else range(count)
-
-
-def _return(value: Any) -> Any:
-    return value
 
 
 def read_inputs(importer: Importer, schema: Any, values: list[Any]) -> tuple[InputSpec, ...]:

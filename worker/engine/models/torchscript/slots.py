@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from worker.engine.models.torchscript.allowlist import split_names
+from worker.engine.models.aten.allowlist import split_names
 
 SCALAR_TYPES = split_names("IntType FloatType BoolType StringType NumberType NoneType DeviceObjType")
 CONTAINER_TYPES = split_names("ListType TupleType DictType OptionalType AnyType UnionType AnyListType")

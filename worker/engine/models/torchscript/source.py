@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from schemas.errors import Fault, FaultlineError, ModelRefused, UnsupportedOperator
-from worker.engine.models.torchscript.allowlist import (
+from worker.engine.models.aten.allowlist import (
     LOADABLE_ONLY,
     describe_unsupported,
     is_allowed_tensor_operator,
     split_names,
 )
-from worker.engine.models.torchscript.builtins import BUILTINS, CONSTANT_ANSWERS, IGNORED
+from worker.engine.models.aten.builtins import BUILTINS, CONSTANT_ANSWERS, IGNORED
 
 MAX_DEPTH = 200
 MAX_SOURCE_CHARACTERS = 64 * 2**20

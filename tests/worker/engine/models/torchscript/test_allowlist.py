@@ -2,8 +2,8 @@
 
 import torch
 
-from worker.engine.models.torchscript.allowlist import LOADABLE_ONLY, RANDOM, SHAPE_QUERIES, TENSOR_OPERATORS
-from worker.engine.models.torchscript.builtins import BUILTINS, DTYPES, IN_PLACE_BUILTINS
+from worker.engine.models.aten.allowlist import LOADABLE_ONLY, RANDOM, SHAPE_QUERIES, TENSOR_OPERATORS
+from worker.engine.models.aten.builtins import BUILTINS, DTYPES, IN_PLACE_BUILTINS
 from worker.engine.models.torchscript.source import DANGEROUS, is_known_operator, is_operator_name
 
 

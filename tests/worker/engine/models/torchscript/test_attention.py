@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tests.architectures import ARCHITECTURES
 from tests.architectures.comparison import compute_eager_gradients, compute_program_gradients, compute_relative_error
+from worker.engine.models.aten.attention import native_multi_head_attention, transformer_encoder_layer
 from worker.engine.models.torchscript import load_torchscript
-from worker.engine.models.torchscript.attention import native_multi_head_attention, transformer_encoder_layer
 
 MASKS: dict[str, tuple[Tensor | None, int | None]] = {
     "none": (None, None),

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from worker.engine.models.torchscript.allowlist import strip_in_place
-from worker.engine.models.torchscript.operators import Argument, Given
+from worker.engine.models.aten.allowlist import strip_in_place
+from worker.engine.models.aten.operators import Argument, Given
 
 DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"})
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})

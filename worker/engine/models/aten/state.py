@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from schemas.errors import Fault, ModelRefused
+from worker.engine.models.aten.allowlist import split_names
 from worker.engine.models.program import SkippedTensor
-from worker.engine.models.torchscript.allowlist import split_names
 
 WEIGHT_ARGUMENTS = split_names("""
 weight bias w_ih w_hh b_ih b_hh params flat_weights mat1 mat2 batch2 in_proj_weight in_proj_bias proj_weight proj_bias

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from schemas.errors import DataMismatch, Fault
-from worker.engine.models.torchscript.allowlist import split_names
+from worker.engine.models.aten.allowlist import split_names
 
 DTYPES: dict[int, torch.dtype] = {
     0: torch.uint8,

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from worker.engine.models.torchscript.builtins import IN_PLACE_BUILTINS
-from worker.engine.models.torchscript.draft import Draft, walk_drafts
+from worker.engine.models.aten.builtins import IN_PLACE_BUILTINS
+from worker.engine.models.aten.draft import Draft, walk_drafts
 
 
 class AliasGroups:

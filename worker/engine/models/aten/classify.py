@@ -2,8 +2,8 @@
 
 import torch
 
-from worker.engine.models.torchscript.allowlist import split_names
-from worker.engine.models.torchscript.draft import Draft, walk_drafts
+from worker.engine.models.aten.allowlist import split_names
+from worker.engine.models.aten.draft import Draft, walk_drafts
 
 INTEGER_RESULTS = split_names("arange argmax argmin argsort bucketize searchsorted randint randperm tril_indices")
 """Operators whose result is an integer tensor, so that indexing with it has a shape that values do not change."""

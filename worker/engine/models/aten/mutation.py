@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from schemas.errors import Fault
-from worker.engine.models.torchscript.aliases import Aliases
-from worker.engine.models.torchscript.allowlist import strip_in_place
-from worker.engine.models.torchscript.draft import Draft, DraftBlock, find_reads, walk_drafts
+from worker.engine.models.aten.aliases import Aliases
+from worker.engine.models.aten.allowlist import strip_in_place
+from worker.engine.models.aten.draft import Draft, DraftBlock, find_reads, walk_drafts
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from worker.engine.models.torchscript.allowlist import (
+from worker.engine.models.aten.allowlist import (
     RANDOM,
     SHAPE_QUERIES,
     VALUE_SHAPED,
@@ -15,8 +15,8 @@ from worker.engine.models.torchscript.allowlist import (
     split_names,
     strip_in_place,
 )
-from worker.engine.models.torchscript.attention import native_multi_head_attention, transformer_encoder_layer
-from worker.engine.models.torchscript.builtins import BUILTINS, DTYPES, IN_PLACE_BUILTINS
+from worker.engine.models.aten.attention import native_multi_head_attention, transformer_encoder_layer
+from worker.engine.models.aten.builtins import BUILTINS, DTYPES, IN_PLACE_BUILTINS
 
 DEVICE = "program_device"
 """The name under which every step finds the device that the program is on."""
