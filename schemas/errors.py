@@ -30,8 +30,9 @@ FaultlineError
 └── Unavailable             broker or store out of reach               503
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,11 @@ class UnsupportedOperator(AuditError):
 
     code, title = "unsupported_operator", "The model uses unsupported operators"
 
+    def __init__(self, *faults: Fault, partial: object = None) -> None:
+        self.partial = partial
+        """The rest of the model, in the engine's form, where it could be read; it cannot be run."""
+        super().__init__(*faults)
+
 
 class ParityError(AuditError):
     """Our outputs differ from those of the runtime that the model is deployed in."""
@@ -217,3 +223,16 @@ class Unavailable(FaultlineError):
     """The broker or a store is out of reach for the moment."""
 
     code, title, status = "unavailable", "Temporarily unavailable", 503
+
+
+ErrorT = TypeVar("ErrorT", bound=FaultlineError)
+
+
+def join_errors(errors: Sequence[ErrorT]) -> ErrorT:
+    """Return one error with the faults of all, each once; its class is that of the first, the gravest.
+
+    >>> joined = join_errors([ModelRefused(Fault("a")), DataMismatch(Fault("b"), Fault("a"))])
+    >>> joined.code, [fault.what for fault in joined.faults]
+    ('model_refused', ['a', 'b'])
+    """
+    return type(errors[0])(*dict.fromkeys(fault for error in errors for fault in error.faults))

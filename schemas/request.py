@@ -274,12 +274,16 @@ class AuditRequest(Input):
         return [f"scopes lists {name!r} twice" for name in twice]
 
     def _find_metric_problems(self) -> list[str]:
-        allowed = METRICS_OF_LOSS[self.objective.loss]
-        return [
-            f"breaking_points[{i}].limit.metric {point.limit.metric!r} cannot be computed with loss {self.objective.loss}"
-            for i, point in enumerate(self.breaking_points or ())
-            if point.limit.metric is not None and point.limit.metric not in allowed
-        ]
+        allowed, measured = METRICS_OF_LOSS[self.objective.loss], self.objective.metric_names
+        problems = []
+        for i, metric in enumerate(point.limit.metric for point in self.breaking_points or ()):
+            if metric is not None and metric not in allowed:
+                problems.append(
+                    f"breaking_points[{i}].limit.metric {metric!r} cannot be computed with loss {self.objective.loss}"
+                )
+            elif metric is not None and metric not in measured:
+                problems.append(f"breaking_points[{i}].limit.metric {metric!r} is not measured; name it in objective.metrics")
+        return problems
 
 
 NOT_IN_DIGEST = {"labels", "policy", "fresh"}

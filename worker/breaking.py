@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from schemas.errors import ScopeError
 from schemas.request import BreakingPointRequest, Limit
 from worker.context import AuditContext
 from worker.engine.breaking_point import BreakingPointResult, Probe, find_breaking_point
 from worker.engine.corruption import CorruptionSet
 from worker.engine.record import Clean
-from worker.engine.scopes import Scope, describe_no_match
+from worker.engine.scopes import Scope
 from worker.engine.search import Cell, search_cells
 from worker.engine.session import Evaluator
 from worker.engine.tally import Outcome
+from worker.places import find_point_scopes
 
 
 @dataclass(frozen=True)
@@ -40,28 +40,12 @@ def find_breaking_points(
 ) -> tuple[FoundBreakingPoint, ...]:
     """Search each breaking point in turn; a ScopeError lists every scope without a match."""
     asked = choose_breaking_points(context)
-    known = _find_known_scopes(context)
-    missing = [
-        describe_no_match(f"breaking point scope {point.scope!r}", context.audited) for point in asked if point.scope not in known
-    ]
-    if missing:
-        raise ScopeError(*missing)
+    known = find_point_scopes(context.request, context.session.program, context.audited, context.scopes)
     found = []
     for index, point in enumerate(asked):
         report_progress("breaking_points", index, len(asked))
         found.append(FoundBreakingPoint(point, _find_one(context, point, known[point.scope])))
     return tuple(found)
-
-
-def _find_known_scopes(context: AuditContext) -> dict[str, Scope]:
-    modules: dict[str, tuple[str, ...]] = {}
-    for name in context.audited:
-        module = context.session.program.modules[name] or name
-        modules[module] = (*modules.get(module, ()), name)
-    by_name = {name: Scope("per_tensor", name, (name,)) for name in context.audited}
-    by_name |= {name: Scope("per_module", name, tensors) for name, tensors in modules.items()}
-    by_name["model"] = Scope("model", "model", context.audited)
-    return by_name | {scope.name: scope for scope in context.scopes if scope.kind == "named"}
 
 
 def _find_one(context: AuditContext, point: BreakingPointRequest, scope: Scope) -> BreakingPointResult:

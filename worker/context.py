@@ -1,19 +1,22 @@
 """What every phase of an audit reads: the opened session, the gradient, the clean outcome, the coverage."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from schemas.request import AuditRequest, NamedScope
+from schemas.request import AuditRequest
 from worker.engine.admit import check_clean_loss
-from worker.engine.components import find_components, find_depths, group_by_component, group_by_depth
+from worker.engine.components import find_components, find_depths
 from worker.engine.flags import RaisedFlag
 from worker.engine.gradient import GradientInfo, compute_gradient
+from worker.engine.models.program import Program
 from worker.engine.objective import Objective
 from worker.engine.opening import DataFile, Source, open_session
 from worker.engine.record import Clean, Pool
-from worker.engine.scopes import Grouping, NamePattern, Scope, find_scopes
+from worker.engine.scopes import Scope
 from worker.engine.search import SearchSettings
 from worker.engine.session import Session
+from worker.places import check_places, find_asked_scopes
 
 if TYPE_CHECKING:
     from worker.audit import AuditInput
@@ -67,7 +70,7 @@ class AuditContext:
 def open_context(job: "AuditInput") -> AuditContext:
     """Load, admit, and compute the gradient that serves every cell."""
     request = job.request
-    opened = open_session(build_source(job))
+    opened = open_session(build_source(job), partial(check_places, request))
     session = opened.session
     weights = tuple(session.program.weights)
     gradient = compute_gradient(session, weights)
@@ -76,7 +79,7 @@ def open_context(job: "AuditInput") -> AuditContext:
     metrics = {name: value for name, value in outcome.metrics.items() if value is not None}
     clean = Clean(check_clean_loss(outcome.loss, outcome.non_finite), metrics)
     places = Places(find_components(session.program), find_depths(session.program))
-    scopes, flags = _find_audited_scopes(request, session, audited, places)
+    scopes, flags = find_audited_scopes(request, session.program, audited)
     if not gradient.reached:
         flags = [RaisedFlag("no_gradient", evidence={"tensors": len(audited)}), *flags]
     search = request.search
@@ -122,17 +125,12 @@ def _build_held_out(job: "AuditInput") -> DataFile | None:
     return DataFile(job.held_out_path, tuple(given.inputs.items()), given.target)
 
 
-def _find_audited_scopes(
-    request: AuditRequest, session: Session, audited: tuple[str, ...], places: Places
+def find_audited_scopes(
+    request: AuditRequest, program: Program, audited: tuple[str, ...]
 ) -> tuple[list[Scope], list[RaisedFlag]]:
-    """Resolve the scopes over all weights, then leave out what has no path to the loss, with a flag where nothing is left."""
-    asked = [NamePattern(scope.name, scope.match) if isinstance(scope, NamedScope) else scope for scope in request.scopes]
-    groupings: dict[str, Grouping] = {
-        "per_component": lambda names: group_by_component(names, places.components),
-        "per_depth": lambda names: group_by_depth(names, places.depths),
-    }
+    """Return the scopes without what has no path to the loss, and a flag for each where nothing is left."""
     scopes, flags = [], []
-    for scope in find_scopes(asked, tuple(session.program.weights), session.program.modules, groupings):
+    for scope in find_asked_scopes(request, program):
         kept = tuple(name for name in scope.tensors if name in audited)
         if kept:
             scopes.append(Scope(scope.kind, scope.name, kept))

@@ -3,42 +3,29 @@
 import math
 import statistics
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from schemas.errors import Fault, ScopeError
 from schemas.report import BitFlip, BitFlips, FirstOrderMetric, FlipDamage, NonFinite, Passes, RandomFlips, RandomMetric
 from schemas.request import BitFlipRequest
 from worker.context import AuditContext
 from worker.engine.bits import FlipResult, FlipSettings, draw_random_flips, search_bit_flips
 from worker.engine.models.stored import Flip
-from worker.engine.scopes import describe_no_match
 from worker.engine.session import Evaluator
 from worker.engine.tally import Outcome, compute_drop
+from worker.places import find_flipped
 
 
 def measure_bit_flips(context: AuditContext) -> tuple[BitFlips, ...]:
     """Return a section for each request, in order; a ScopeError lists every pattern without a match."""
     asked = context.request.bit_flips
-    missing = [
-        describe_no_match(f"bit_flips pattern {one.match!r}", context.audited) for one in asked if not _match(context, one)
-    ]
-    if missing:
-        raise ScopeError(*missing)
-    return tuple(_measure(context, one) for one in asked)
+    flipped = find_flipped(context.request, context.session.program, context.audited)
+    return tuple(_measure(context, one, names) for one, names in zip(asked, flipped, strict=True))
 
 
-def _match(context: AuditContext, asked: BitFlipRequest) -> tuple[str, ...]:
-    return tuple(name for name in context.audited if fnmatchcase(name, asked.match))
-
-
-def _measure(context: AuditContext, asked: BitFlipRequest) -> BitFlips:
-    names = _match(context, asked)
+def _measure(context: AuditContext, asked: BitFlipRequest, names: tuple[str, ...]) -> BitFlips:
     grids, settings = context.session.program.grids, FlipSettings(kinds=frozenset(asked.kinds)) if asked.kinds else FlipSettings()
     evaluator, clean = Evaluator(context.session, names), context.clean
     found = search_bit_flips(evaluator, grids, context.gradient.flatten(names), clean, asked.counts, settings)
-    if asked.kinds and found.stop_reason == "converged" and not found.results[-1].worst["loss"].flips:
-        raise ScopeError(_describe_no_bits(asked))
     seed, most = context.settings.seed, max(asked.counts)
     drawn = draw_random_flips(evaluator, grids, most, asked.random_trials, seed, settings)
     last = found.results[-1]
@@ -52,16 +39,6 @@ def _measure(context: AuditContext, asked: BitFlipRequest) -> BitFlips:
         random=_show_random(context, [trial.outcome for trial in drawn.trials], most),
         stop_reason=cast("Any", found.stop_reason),
         passes=Passes(forward=last.forward, backward=last.backward),
-    )
-
-
-def _describe_no_bits(asked: BitFlipRequest) -> Fault:
-    return Fault(
-        what=f"bit_flips pattern {asked.match!r} matches weights without bits of these kinds",
-        where="/bit_flips",
-        expected="sign, exponent or mantissa for floats; sign or value for integers",
-        got=", ".join(asked.kinds or ()),
-        advice="leave kinds out, or name those of the stored format",
     )
 
 

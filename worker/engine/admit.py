@@ -18,6 +18,9 @@ def check_model(program: Program) -> None:
         advice = "call model.eval() before you trace, script or export"
         what = "the model carries operators in training mode (dropout that drops, statistics that update)"
         faults.append(Fault(what, "/model", "a model exported in evaluation mode", "training mode", advice))
+    if not program.inputs:
+        advice = "export the network with its input as an input, not as a constant"
+        faults.append(Fault("the model takes no input", "/model", "at least one input", "none", advice))
     fixed = [spec for spec in program.inputs if spec.shape and isinstance(spec.shape[0], int)]
     for spec in fixed:
         advice = "export with a dynamic batch axis (dynamic_shapes, or dynamic_axes in the older exporter)"
@@ -49,6 +52,13 @@ def check_data(program: Program, dataset: Dataset, objective: Objective) -> None
                 "objective.output is beyond the model's last output", "/objective/output", expected, str(objective.output), advice
             )
         )
+    if faults:
+        raise DataMismatch(*faults)
+
+
+def check_labels(dataset: Dataset, objective: Objective) -> None:
+    """Raise DataMismatch for labels that fit no model with this objective: their dtype and their values."""
+    faults = list(_find_target_faults(dataset.target, objective)) if objective.needs_labels else []
     if faults:
         raise DataMismatch(*faults)
 
@@ -120,6 +130,23 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:300]
 
 
+def _find_target_faults(target: Tensor, objective: Objective) -> Iterator[Fault]:
+    where, advice = "/data/labels", "check that data.target and objective.loss fit the model"
+    if objective.has_classes:
+        if target.is_floating_point() or target.dtype == torch.bool:
+            advice = "save class numbers as int64; one-hot labels need .argmax(-1)"
+            yield Fault("labels must be class numbers", where, "int64", str(target.dtype).removeprefix("torch."), advice)
+        elif not objective.find_counted(target).any():
+            expected = f"labels other than {objective.ignore_index}"
+            yield Fault("every label is ignored", where, expected, "none", "check ignore_index")
+    elif not target.is_floating_point():
+        yield Fault(f"labels of {objective.loss} must be floating point", where, "float32", str(target.dtype), advice)
+    elif not torch.isfinite(target).all():
+        yield Fault("labels hold NaN or infinite values", where, "finite numbers", "non-finite", "clean the data")
+    elif objective.loss == "bce_with_logits" and bool(((target < 0) | (target > 1)).any()):
+        yield Fault("labels of bce_with_logits must lie in [0, 1]", where, "[0, 1]", f"[{target.min()}, {target.max()}]", advice)
+
+
 def _find_label_faults(output: Tensor, first: Tensor, target: Tensor, objective: Objective) -> Iterator[Fault]:
     where, advice = "/data/labels", "check that data.target and objective.loss fit the model"
     if not output.is_floating_point():
@@ -130,27 +157,14 @@ def _find_label_faults(output: Tensor, first: Tensor, target: Tensor, objective:
         if output.ndim < 2 or output.shape[0] != len(first):
             expected, got = "[examples, ..., classes]", str(list(output.shape))
             yield Fault(f"the output does not fit loss {objective.loss}", "/objective/output", expected, got, advice)
-    elif not objective.has_classes:
-        if output.shape != first.shape:
-            yield Fault("labels and output differ in shape", where, str(list(output.shape)), str(list(first.shape)), advice)
-        if not target.is_floating_point():
-            yield Fault(f"labels of {objective.loss} must be floating point", where, "float32", str(target.dtype), advice)
-        elif not torch.isfinite(target).all():
-            yield Fault("labels hold NaN or infinite values", where, "finite numbers", "non-finite", "clean the data")
-        elif objective.loss == "bce_with_logits" and bool(((target < 0) | (target > 1)).any()):
-            yield Fault(
-                "labels of bce_with_logits must lie in [0, 1]", where, "[0, 1]", f"[{target.min()}, {target.max()}]", advice
-            )
-    else:
+    elif objective.has_classes:
         yield from _find_class_faults(output, first, target, objective)
+    elif output.shape != first.shape:
+        yield Fault("labels and output differ in shape", where, str(list(output.shape)), str(list(first.shape)), advice)
 
 
 def _find_class_faults(output: Tensor, first: Tensor, target: Tensor, objective: Objective) -> Iterator[Fault]:
     where = "/data/labels"
-    if target.is_floating_point() or target.dtype == torch.bool:
-        advice = "save class numbers as int64; one-hot labels need .argmax(-1)"
-        yield Fault("labels must be class numbers", where, "int64", str(target.dtype).removeprefix("torch."), advice)
-        return
     if output.ndim < 2 or output.shape[:-1] != first.shape:
         expected = f"{list(output.shape[:-1])} for outputs {list(output.shape)}, classes last"
         yield Fault(
@@ -158,9 +172,6 @@ def _find_class_faults(output: Tensor, first: Tensor, target: Tensor, objective:
         )
         return
     counted = target[target != objective.ignore_index]
-    if counted.numel() == 0:
-        yield Fault("every label is ignored", where, f"labels other than {objective.ignore_index}", "none", "check ignore_index")
-        return
     classes = output.shape[-1]
     outside = (counted < 0) | (counted >= classes)
     if bool(outside.any()):

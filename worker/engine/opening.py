@@ -1,20 +1,22 @@
 """Open a session: read the model and the data, refuse what does not fit, compare with the runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from schemas.errors import FaultlineError
-from worker.engine.admit import check_data, check_first_batch, check_model
+from schemas.errors import AuditError, UnsupportedOperator
+from worker.engine.admit import check_data, check_first_batch, check_labels, check_model
 from worker.engine.data.dataset import Dataset
 from worker.engine.data.npz import load_npz
 from worker.engine.models.load import load_program, measure_parity
 from worker.engine.models.program import OMITTED, Program, run_steps
 from worker.engine.objective import Objective
+from worker.engine.refusals import Refusals
 from worker.engine.session import Session
 
 ACTIVATION_BYTES = 64 * 2**20
@@ -66,39 +68,91 @@ def fix_numerics(threads: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def open_session(source: Source) -> Opened:
-    """Load, admit and compare; raise a FaultlineError that names every reason why this cannot be audited."""
+def open_session(source: Source, check_request: Callable[[Program], None] | None = None) -> Opened:
+    """Load, admit and compare.
+
+    Args:
+        source: the files and how to read them.
+        check_request: refuses what the request says of a model like this one; told together with the rest.
+
+    Returns:
+        The session.
+
+    Raises:
+        FaultlineError: naming every reason why this cannot be audited.
+        RuntimeError: never; it tells the type checker that what is not there was refused.
+    """
     fix_numerics(source.threads)
-    program = load_program(source.model_path, source.model_format)
-    check_model(program)
-    names = [spec.name for spec in program.inputs if not spec.optional or spec.name in dict(source.columns)]
-    dataset = load_npz(source.data_path, dict(source.columns), source.target if source.objective.needs_labels else None, names)
-    check_data(program, dataset, source.objective)
-    check_first_batch(program, dataset, source.objective, 1)
+    refusals = Refusals()
+    program, runs = _load_program(source, refusals)
+    if program is not None:
+        refusals.attempt(check_model, program)
+    if program is not None and check_request is not None:
+        refusals.attempt(check_request, program)
+    admit = partial(_admit_data, objective=source.objective, program=program, runs=runs)
+    dataset = admit(DataFile(source.data_path, source.columns, source.target), refusals=refusals)
+    held_out = None if source.held_out is None else _admit_held_out(source.held_out, admit, refusals)
+    refusals.raise_any()
+    if program is None or dataset is None:
+        message = "what is missing was not refused"
+        raise RuntimeError(message)
     micro_batch = source.micro_batch or choose_micro_batch(program, dataset)
-    check_first_batch(program, dataset, source.objective, micro_batch)
-    if not source.objective.needs_labels:
-        dataset = label_by_model(program, dataset, source.objective, micro_batch)
+    session = _make_session(Session(program, dataset, source.objective, micro_batch))
     few, _ = next(dataset.batches(min(micro_batch, PARITY_EXAMPLES)))
     parity = measure_parity(source.model_path, program, few, source.threads)
-    session = Session(program, dataset, source.objective, micro_batch)
-    held_out = None if source.held_out is None else _open_held_out(session, source.held_out, names).to(source.device)
-    return Opened(session.to(source.device), parity, held_out)
+    judged = None if held_out is None else _make_session(replace(session, dataset=held_out)).to(source.device)
+    return Opened(session.to(source.device), parity, judged)
 
 
-def _open_held_out(session: Session, file: DataFile, names: Sequence[str]) -> Session:
-    """Return the session on the held-out data; what does not fit is told as a fault of `evaluate_on`."""
-    program, objective = session.program, session.objective
+def _load_program(source: Source, refusals: Refusals) -> tuple[Program | None, bool]:
+    """Return the program, as far as it could be read, and whether it can be run."""
     try:
-        dataset = load_npz(file.path, dict(file.columns), file.target if objective.needs_labels else None, names)
-        check_data(program, dataset, objective)
-        check_first_batch(program, dataset, objective, session.micro_batch)
-    except FaultlineError as error:
+        return load_program(source.model_path, source.model_format), True
+    except AuditError as error:
+        refusals.errors.append(error)
+        rest = error.partial if isinstance(error, UnsupportedOperator) else None
+        return (rest if isinstance(rest, Program) else None), False
+
+
+def _admit_data(
+    file: DataFile, *, objective: Objective, program: Program | None, runs: bool, refusals: Refusals
+) -> Dataset | None:
+    """Return the data; what does not fit the objective and the model, as far as it is known, is noted."""
+    names = list_needed_inputs(program, file) if program is not None else [name for name, _ in file.columns]
+    if not names and not objective.needs_labels:
+        return None
+    target = file.target if objective.needs_labels else None
+    dataset = refusals.attempt(load_npz, file.path, dict(file.columns), target, names)
+    if dataset is None:
+        return None
+    refusals.attempt(check_labels, dataset, objective)
+    if program is not None and refusals.passes(check_data, program, dataset, objective) and runs:
+        refusals.attempt(check_first_batch, program, dataset, objective, 1)
+    return dataset
+
+
+def _admit_held_out(file: DataFile, admit: Callable[..., Dataset | None], refusals: Refusals) -> Dataset | None:
+    """Return the held-out data; what does not fit is told as a fault of `evaluate_on`."""
+    own = Refusals()
+    dataset = admit(file, refusals=own)
+    for error in own.errors:
         faults = (replace(fault, where=fault.where.replace("/data", "/evaluate_on", 1)) for fault in error.faults)
-        raise type(error)(*faults) from error
-    if not objective.needs_labels:
-        dataset = label_by_model(program, dataset, objective, session.micro_batch)
-    return replace(session, dataset=dataset)
+        refusals.errors.append(type(error)(*faults))
+    return dataset
+
+
+def list_needed_inputs(program: Program, file: DataFile) -> list[str]:
+    """Return the inputs that the data must bring: optional ones only where a column is named for them."""
+    return [spec.name for spec in program.inputs if not spec.optional or spec.name in dict(file.columns)]
+
+
+def _make_session(session: Session) -> Session:
+    """Return the session once its first micro-batch has run, with labels by the model where the data brings none."""
+    program, dataset, objective, micro_batch = session.program, session.dataset, session.objective, session.micro_batch
+    check_first_batch(program, dataset, objective, micro_batch)
+    return (
+        session if objective.needs_labels else replace(session, dataset=label_by_model(program, dataset, objective, micro_batch))
+    )
 
 
 def label_by_model(program: Program, dataset: Dataset, objective: Objective, micro_batch: int) -> Dataset:

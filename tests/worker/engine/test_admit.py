@@ -7,17 +7,21 @@ import torch
 
 from schemas.errors import AuditError, DataMismatch, ModelRefused, NoParameters
 from tests.worker.engine.programs import build_mlp, build_session
-from worker.engine.admit import check_clean_loss, check_data, check_first_batch, check_model
+from worker.engine.admit import check_clean_loss, check_data, check_first_batch, check_labels, check_model
 from worker.engine.data.dataset import Dataset
 from worker.engine.models.program import InputSpec
 from worker.engine.objective import Objective
+from worker.engine.refusals import Refusals
 
 PROGRAM = build_mlp((3, 5, 4))
 
 
 def admit(dataset: Dataset, objective: Objective) -> None:
-    check_data(PROGRAM, dataset, objective)
-    check_first_batch(PROGRAM, dataset, objective, 8)
+    refusals = Refusals()
+    refusals.attempt(check_labels, dataset, objective)
+    if refusals.passes(check_data, PROGRAM, dataset, objective):
+        refusals.attempt(check_first_batch, PROGRAM, dataset, objective, 8)
+    refusals.raise_any()
 
 
 def find_faults(inputs: torch.Tensor, labels: torch.Tensor, objective: Objective | None = None) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from schemas.errors import Fault, ModelRefused, ModelUnreadable, UnsupportedOperator
+from schemas.errors import AuditError, Fault, ModelRefused, ModelUnreadable, UnsupportedOperator, join_errors
 from worker.engine.models.onnx.registry import NEWEST_OPSET, OLDEST_OPSET
 
 NAMED_NODES = 5
@@ -37,19 +37,21 @@ class Faults:
         self.missing.setdefault(missing, []).append(node)
 
     def raise_any(self) -> None:
-        """Raise the gravest kind of fault that was found, with every fault of that kind.
+        """Raise everything that was found as the gravest kind of it; operators that are missing only are no reason.
 
         Raises:
             ModelUnreadable: the file contradicts itself.
             ModelRefused: the file is sound but must not or cannot be audited.
-            UnsupportedOperator: operators outside the table, each with its nodes.
         """
-        if self.unreadable:
-            raise ModelUnreadable(*self.unreadable[:MAX_FAULTS])
-        if self.refused:
-            raise ModelRefused(*self.refused[:MAX_FAULTS])
-        if self.missing:
-            raise UnsupportedOperator(*(_describe(entry, nodes) for entry, nodes in list(self.missing.items())[:MAX_FAULTS]))
+        grave: list[AuditError] = [ModelUnreadable(*self.unreadable[:MAX_FAULTS])] if self.unreadable else []
+        grave += [ModelRefused(*self.refused[:MAX_FAULTS])] if self.refused else []
+        if grave:
+            error = join_errors([*grave, UnsupportedOperator(*self.list_missing())])
+            raise error
+
+    def list_missing(self) -> tuple[Fault, ...]:
+        """Return one fault for each operator outside the table, with its nodes."""
+        return tuple(_describe(entry, nodes) for entry, nodes in list(self.missing.items())[:MAX_FAULTS])
 
 
 def _describe(missing: Missing, nodes: Sequence[str]) -> Fault:

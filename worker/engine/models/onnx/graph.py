@@ -48,6 +48,8 @@ class Graph:
     nodes: dict[str, tuple[NodeProto, int]] = field(default_factory=dict)
     """The file's node behind a step and the opset of its domain; none for nodes with graphs inside."""
     scopes: dict[str, str] = field(default_factory=dict)
+    unsupported: tuple[Fault, ...] = ()
+    """Operators outside the table; their nodes have no steps."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,6 @@ def read_graph(model: ModelProto, reader: TensorReader, max_nodes: int = MAX_NOD
     Raises:
         ModelUnreadable: the graph contradicts itself.
         ModelRefused: a stored tensor must not be read, or a limit is passed.
-        UnsupportedOperator: operators outside the table.
     """
     return _GraphReader(model, reader, max_nodes).read()
 
@@ -110,6 +111,7 @@ class _GraphReader:
         self.graph.inputs = tuple(entry for entry in inputs if entry is not None)
         self.graph.outputs = tuple(self._find(entry.name, context, "the graph's output") for entry in proto.output)
         self.faults.raise_any()
+        self.graph.unsupported = self.faults.list_missing()
         return self.graph
 
     # names and faults

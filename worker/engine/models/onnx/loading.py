@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnx import NodeProto
+from onnx import ModelProto, NodeProto
 
+from schemas.errors import UnsupportedOperator
 from worker.engine.models.onnx.archive import TensorReader, read_model
 from worker.engine.models.onnx.exporter import read_exporter
-from worker.engine.models.onnx.graph import read_graph
+from worker.engine.models.onnx.graph import Graph, read_graph
 from worker.engine.models.onnx.modules import find_modules
 from worker.engine.models.onnx.passes import drop_aliases, drop_unread, fold_integers, list_numbers, mark_dynamic
 from worker.engine.models.onnx.quantised import join_pairs, take_grids
@@ -34,6 +35,14 @@ def load_onnx(path: Path) -> Program:
     """
     model = read_model(path)
     graph = read_graph(model, TensorReader(path.parent))
+    program = _build_program(model, graph)
+    if graph.unsupported:
+        raise UnsupportedOperator(*graph.unsupported, partial=program)
+    return program
+
+
+def _build_program(model: ModelProto, graph: Graph) -> Program:
+    """Return the program of a graph; nodes that have no step leave holes."""
     graph.steps = drop_aliases(graph.steps, graph.operators, graph.outputs)
     grids, numbers = take_grids(graph)
     join_pairs(graph)
