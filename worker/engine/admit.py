@@ -1,12 +1,14 @@
 """Admission: every reason why this model, this data and this objective do not go together, all at once."""
 
+import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from schemas.errors import AuditError, DataMismatch, Fault, ModelRefused, NoParameters
-from worker.engine.data.dataset import Dataset
+from worker.engine.data.dataset import Dataset, walk
 from worker.engine.models.program import InputSpec, Program
 from worker.engine.objective import Objective
 
@@ -58,7 +60,7 @@ def check_data(program: Program, dataset: Dataset, objective: Objective) -> None
 
 def check_labels(dataset: Dataset, objective: Objective) -> None:
     """Raise DataMismatch for labels that fit no model with this objective: their dtype and their values."""
-    faults = list(_find_target_faults(dataset.target, objective)) if objective.needs_labels else []
+    faults = list(_find_target_faults(dataset, objective)) if objective.needs_labels else []
     if faults:
         raise DataMismatch(*faults)
 
@@ -79,7 +81,7 @@ def check_first_batch(program: Program, dataset: Dataset, objective: Objective, 
         raise DataMismatch(
             Fault(what, "/data", "inputs that the model takes", f"{shapes}; {_first_line(error)}", advice)
         ) from error
-    faults = list(_find_label_faults(output, target, dataset.target, objective))
+    faults = list(_find_label_faults(output, target, dataset, objective))
     if faults:
         raise DataMismatch(*faults)
 
@@ -95,9 +97,9 @@ def check_clean_loss(loss: float | None, non_finite: int) -> float:
 
 def _find_input_faults(spec: InputSpec, dataset: Dataset) -> Iterator[Fault]:
     where = f"/data/inputs/{spec.name}"
-    if spec.name not in dataset.inputs:
+    if spec.name not in dataset.columns:
         return
-    value = dataset.inputs[spec.name]
+    value = dataset.columns[spec.name]
     if spec.dtype is not None and value.dtype != spec.dtype:
         wanted = str(spec.dtype).removeprefix("torch.")
         advice = f"save the array as {wanted}, for example with .astype('{wanted}')"
@@ -107,8 +109,8 @@ def _find_input_faults(spec: InputSpec, dataset: Dataset) -> Iterator[Fault]:
     if spec.shape is not None and not _fits(spec.shape, tuple(value.shape)):
         advice = "save the array in the shape that the model was exported for"
         yield Fault(f"model input {spec.name!r} has another shape", where, _show_shape(spec), str(list(value.shape)), advice)
-    if value.is_floating_point() and not torch.isfinite(value).all():
-        bad = int((~torch.isfinite(value.flatten(1) if value.ndim > 1 else value[:, None])).any(1).sum())
+    bad = sum(_count_non_finite(part) for part in walk(value)) if value.dtype.is_floating_point else 0
+    if bad:
         yield Fault(
             f"model input {spec.name!r} holds NaN or infinite values",
             where,
@@ -116,6 +118,12 @@ def _find_input_faults(spec: InputSpec, dataset: Dataset) -> Iterator[Fault]:
             f"{bad} examples",
             "clean the data",
         )
+
+
+def _count_non_finite(values: Tensor) -> int:
+    """Return how many examples hold a NaN or an infinity."""
+    finite = torch.isfinite(values)
+    return 0 if finite.all() else int((~finite).reshape(len(values), -1).any(1).sum())
 
 
 def _fits(spec: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
@@ -130,24 +138,53 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:300]
 
 
-def _find_target_faults(target: Tensor, objective: Objective) -> Iterator[Fault]:
+def _find_target_faults(dataset: Dataset, objective: Objective) -> Iterator[Fault]:
     where, advice = "/data/labels", "check that data.target and objective.loss fit the model"
-    if objective.has_classes:
-        if target.is_floating_point() or target.dtype == torch.bool:
-            advice = "save class numbers as int64; one-hot labels need .argmax(-1)"
-            yield Fault("labels must be class numbers", where, "int64", str(target.dtype).removeprefix("torch."), advice)
-        elif not objective.find_counted(target).any():
+    dtype = dataset.labels.dtype
+    shown = str(dtype).removeprefix("torch.")
+    if objective.has_classes and (dtype.is_floating_point or dtype == torch.bool):
+        advice = "save class numbers as int64; one-hot labels need .argmax(-1)"
+        yield Fault("labels must be class numbers", where, "int64", shown, advice)
+    elif not objective.has_classes and not dtype.is_floating_point:
+        yield Fault(f"labels of {objective.loss} must be floating point", where, "float32", shown, advice)
+    else:
+        found = _summarise_labels(dataset, objective)
+        if not found.counted:
             expected = f"labels other than {objective.ignore_index}"
             yield Fault("every label is ignored", where, expected, "none", "check ignore_index")
-    elif not target.is_floating_point():
-        yield Fault(f"labels of {objective.loss} must be floating point", where, "float32", str(target.dtype), advice)
-    elif not torch.isfinite(target).all():
-        yield Fault("labels hold NaN or infinite values", where, "finite numbers", "non-finite", "clean the data")
-    elif objective.loss == "bce_with_logits" and bool(((target < 0) | (target > 1)).any()):
-        yield Fault("labels of bce_with_logits must lie in [0, 1]", where, "[0, 1]", f"[{target.min()}, {target.max()}]", advice)
+        elif found.non_finite:
+            yield Fault("labels hold NaN or infinite values", where, "finite numbers", "non-finite", "clean the data")
+        elif objective.loss == "bce_with_logits" and (found.least < 0 or found.largest > 1):
+            got = f"[{found.least:g}, {found.largest:g}]"
+            yield Fault("labels of bce_with_logits must lie in [0, 1]", where, "[0, 1]", got, advice)
 
 
-def _find_label_faults(output: Tensor, first: Tensor, target: Tensor, objective: Objective) -> Iterator[Fault]:
+class _Labels(NamedTuple):
+    """What all labels together show: how many count and their range, how many are non-finite or outside the classes."""
+
+    counted: int = 0
+    least: float = math.inf
+    largest: float = -math.inf
+    non_finite: int = 0
+    outside: int = 0
+
+
+def _summarise_labels(dataset: Dataset, objective: Objective, classes: int = 0) -> _Labels:
+    found = _Labels()
+    for labels in dataset.walk_labels():
+        counted = labels[objective.find_counted(labels)]
+        if counted.numel():
+            found = _Labels(
+                found.counted + counted.numel(),
+                min(found.least, float(counted.min())),
+                max(found.largest, float(counted.max())),
+                found.non_finite + int((~torch.isfinite(counted)).sum()),
+                found.outside + int(((counted < 0) | (counted >= classes)).sum()),
+            )
+    return found
+
+
+def _find_label_faults(output: Tensor, first: Tensor, dataset: Dataset, objective: Objective) -> Iterator[Fault]:
     where, advice = "/data/labels", "check that data.target and objective.loss fit the model"
     if not output.is_floating_point():
         yield Fault(
@@ -158,12 +195,12 @@ def _find_label_faults(output: Tensor, first: Tensor, target: Tensor, objective:
             expected, got = "[examples, ..., classes]", str(list(output.shape))
             yield Fault(f"the output does not fit loss {objective.loss}", "/objective/output", expected, got, advice)
     elif objective.has_classes:
-        yield from _find_class_faults(output, first, target, objective)
+        yield from _find_class_faults(output, first, dataset, objective)
     elif output.shape != first.shape:
         yield Fault("labels and output differ in shape", where, str(list(output.shape)), str(list(first.shape)), advice)
 
 
-def _find_class_faults(output: Tensor, first: Tensor, target: Tensor, objective: Objective) -> Iterator[Fault]:
+def _find_class_faults(output: Tensor, first: Tensor, dataset: Dataset, objective: Objective) -> Iterator[Fault]:
     where = "/data/labels"
     if output.ndim < 2 or output.shape[:-1] != first.shape:
         expected = f"{list(output.shape[:-1])} for outputs {list(output.shape)}, classes last"
@@ -171,10 +208,9 @@ def _find_class_faults(output: Tensor, first: Tensor, target: Tensor, objective:
             "labels and output differ in shape", where, expected, str(list(first.shape)), "give one label per row of logits"
         )
         return
-    counted = target[target != objective.ignore_index]
     classes = output.shape[-1]
-    outside = (counted < 0) | (counted >= classes)
-    if bool(outside.any()):
-        got = f"{int(outside.sum())} labels outside, from {int(counted.min())} to {int(counted.max())}"
+    found = _summarise_labels(dataset, objective, classes)
+    if found.outside:
+        got = f"{found.outside} labels outside, from {found.least:.0f} to {found.largest:.0f}"
         advice = "number classes from 0, or name the padding label in objective.ignore_index"
         yield Fault("labels lie outside the model's classes", where, f"0 to {classes - 1}", got, advice)

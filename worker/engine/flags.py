@@ -118,11 +118,20 @@ def find_chance_flags(session: Session, clean: Clean) -> list[RaisedFlag]:
     """Return a flag when the clean accuracy is at most the share of the commonest class."""
     if not session.objective.has_classes or "accuracy" not in clean.metrics:
         return []
-    target = session.dataset.target
-    counted = session.objective.find_labels(target)[session.objective.find_counted(target)]
-    share = float(torch.bincount(counted.flatten()).max()) / len(counted.flatten())
+    share = _find_commonest_share(session)
     accuracy = clean.metrics["accuracy"]
     return [RaisedFlag("chance_level", evidence={"accuracy": accuracy, "commonest_class": share})] if accuracy <= share else []
+
+
+def _find_commonest_share(session: Session) -> float:
+    """Return the share of the commonest class among the counted labels."""
+    counts = torch.zeros(0, dtype=torch.int64)
+    for labels in session.dataset.walk_labels():
+        counted = session.objective.find_labels(labels)[session.objective.find_counted(labels)]
+        more = torch.bincount(counted.flatten(), minlength=len(counts)).cpu()
+        more[: len(counts)] += counts
+        counts = more
+    return float(counts.max()) / float(counts.sum())
 
 
 def find_loss_flags(session: Session, clean: Clean) -> list[RaisedFlag]:

@@ -65,8 +65,7 @@ def _sample_example_squares(session: Session, names: Sequence[str]) -> dict[str,
     rows = sorted({index * count // SAMPLED_EXAMPLES for index in range(SAMPLED_EXAMPLES)})
     totals = dict.fromkeys(names, 0.0)
     for row in rows:
-        inputs = {name: value[row : row + 1] for name, value in session.dataset.inputs.items()}
-        target = session.dataset.target[row : row + 1]
+        [(inputs, target)] = session.dataset.take([row]).batches(1)
         leaves = {name: session.program.weights[name].detach().clone().requires_grad_() for name in names}
         output = session.objective.select_output(session.program.forward(leaves, inputs))
         labels = max(1, int(session.objective.find_counted(target).sum()))

@@ -159,7 +159,7 @@ def label_by_model(program: Program, dataset: Dataset, objective: Objective, mic
     """Return the data with the clean model's own answers as the target."""
     with torch.no_grad():
         outputs = [objective.select_output(program.forward({}, inputs)) for inputs, _ in dataset.batches(micro_batch)]
-    return replace(dataset, target=objective.make_target(torch.cat(outputs)))
+    return dataset.with_labels(objective.make_target(torch.cat(outputs)))
 
 
 def choose_micro_batch(program: Program, dataset: Dataset) -> int:

@@ -38,10 +38,10 @@ class Session:
     objective: Objective
     micro_batch: int
 
-    @property
+    @cached_property
     def labels_counted(self) -> int:
         """How many labels the mean loss is over."""
-        return int(self.objective.find_counted(self.dataset.target).sum())
+        return sum(int(self.objective.find_counted(labels).sum()) for labels in self.dataset.walk_labels())
 
     @cached_property
     def clean(self) -> CleanProgram:

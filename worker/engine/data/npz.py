@@ -35,7 +35,7 @@ def load_npz(path: Path, columns: Mapping[str, str], target: str | None, input_n
     read = {column: arrays[column] for column in (*chosen.values(), target) if column is not None}
     _check_lengths(read)
     labels = torch.arange(len(next(iter(read.values())))) if target is None else arrays[target].clone()
-    return Dataset(inputs={name: value.clone() for name, value in inputs.items()}, target=labels)
+    return Dataset({name: value.clone() for name, value in inputs.items()}, labels)
 
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
