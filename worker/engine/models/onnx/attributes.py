@@ -15,6 +15,8 @@ DTYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", 
 """Integers that name a data type; as torch.dtype in Step.attributes they follow Program.cast."""
 
 GRAPH_TYPES = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
+UNREAD_TYPES = GRAPH_TYPES | {AttributeProto.TYPE_PROTO}
+"""Graphs are read elsewhere; the type of an empty optional says nothing that its value does not."""
 
 
 def read_float(value: float) -> float:
@@ -37,14 +39,14 @@ READERS: dict[int, Callable[[AttributeProto], Any]] = {
 
 
 def read_attributes(node: NodeProto, read_tensor: Callable[[TensorProto], Tensor]) -> dict[str, Any]:
-    """Return the node's attributes other than graphs: numbers, strings, tuples of them, tensors and torch dtypes.
+    """Return the node's attributes other than graphs and types: numbers, strings, tuples of them, tensors and torch dtypes.
 
     Raises UncoveredError for types outside the table.
     """
     return {
         entry.name: _read_attribute(entry, read_tensor)
         for entry in node.attribute
-        if entry.type not in GRAPH_TYPES and not entry.ref_attr_name
+        if entry.type not in UNREAD_TYPES and not entry.ref_attr_name
     }
 
 

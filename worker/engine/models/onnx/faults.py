@@ -11,7 +11,7 @@ NAMED_NODES = 5
 MAX_FAULTS = 200
 """A hostile file must not make an endless report."""
 
-KNOWN_DOMAINS = {"", "ai.onnx.ml", "com.microsoft"}
+KNOWN_DOMAINS = {"", "ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}
 
 
 @dataclass(frozen=True)

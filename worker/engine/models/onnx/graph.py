@@ -15,6 +15,7 @@ from worker.engine.models.onnx.attributes import read_attributes
 from worker.engine.models.onnx.faults import Faults, Missing
 from worker.engine.models.onnx.names import Names
 from worker.engine.models.onnx.operators import TABLE
+from worker.engine.models.onnx.operators.small_floats import SMALL
 from worker.engine.models.onnx.registry import NEWEST_OPSET, OLDEST_OPSET, Node, Operator, UncoveredError
 from worker.engine.models.onnx.scopes import read_scope
 from worker.engine.models.onnx.standard import NodeChecker, fill_attributes, is_text, plain_domain, read_opsets
@@ -24,6 +25,9 @@ from worker.engine.models.program import OMITTED, Block, InputSpec, Step
 MAX_NODES = 100_000
 MAX_DEPTH = 32
 """Graphs inside graphs and functions inside functions."""
+
+PASS = GraphProto(input=[ValueInfoProto(name="value")], output=[ValueInfoProto(name="value")])
+"""An optional graph that is not given."""
 
 Origin = Literal["initializer", "constant"]
 
@@ -93,6 +97,7 @@ class _GraphReader:
         self.functions = {(plain_domain(f.domain), f.name, f.overload): f for f in model.functions}
         self.shared: dict[tuple[str, ...], str] = {}
         self.names: dict[str, int] = {}
+        self.small: set[str] = set()
         self.nodes = 0
 
     def read(self) -> Graph:
@@ -153,6 +158,8 @@ class _GraphReader:
         shape = None
         if kind.tensor_type.HasField("shape"):
             shape = tuple(size.dim_value if size.HasField("dim_value") else None for size in kind.tensor_type.shape.dim)
+        if DTYPES[code] in SMALL:
+            self.small.add(name)
         return InputSpec(name, DTYPES[code], shape, optional)
 
     def _read_initializers(self, graph: GraphProto, context: Context) -> None:
@@ -274,7 +281,15 @@ class _GraphReader:
                 f"node {name} has impossible attributes", f"node {name}", f"{node.op_type} as its domain defines it", got
             )
         outputs = tuple(self._define(entry, context, f"node {name}") for entry in node.output)
+        if any(self._is_small(step) for step in steps):
+            self.small.update(outputs)
         return tuple(replace(step, outputs=outputs) for step in steps)
+
+    def _is_small(self, step: Step) -> bool:
+        """Whether the step hands eight-bit floats on, which can be converted and rearranged and nothing else."""
+        if step.operator == "Cast":
+            return step.attributes["dtype"] in SMALL
+        return not self.small.isdisjoint(step.inputs[1:] if step.operator == "CastLike" else step.inputs)
 
     @staticmethod
     def _find_operator(name: str, domain: str, opset: int) -> Operator:
@@ -289,8 +304,12 @@ class _GraphReader:
         attributes = read_attributes(node, lambda tensor: self._read_attribute_tensor(tensor, name))
         form = Node(attributes, tuple(node.input), tuple(node.output), context.opsets.get(plain_domain(node.domain), 0))
         arguments = operator.read_arguments(form)
+        if not operator.relays and not self.small.isdisjoint(inputs):
+            message = "computes with eight-bit floats, which is not supported"
+            raise UncoveredError(message)
         graphs = {entry.name: entry.g for entry in node.attribute if entry.type == AttributeProto.GRAPH}
-        blocks = tuple(self._read_block(graphs[label], context, f"{node.output[0]}.{label}") for label in operator.blocks)
+        given = {**dict.fromkeys(operator.blocks, PASS), **graphs} if operator.optional_blocks else graphs
+        blocks = tuple(self._read_block(given[label], context, f"{node.output[0]}.{label}") for label in operator.blocks)
         scope = read_scope(node)
         if scope is not None or context.scope is not None:
             self.graph.scopes[name] = scope if scope is not None else context.scope or ""

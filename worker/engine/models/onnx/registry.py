@@ -62,6 +62,7 @@ class Facts(TypedDict, total=False):
     sizes: tuple[int, ...]
     lists: tuple[int, ...]
     blocks: tuple[str, ...]
+    optional_blocks: bool
     alias: bool
     relays: bool
     many: bool
@@ -79,7 +80,8 @@ class Operator:
     parameters: slots where even a one-element float is a weight (a bias, a slope).
     sizes: slots whose values decide the output's shape.
     lists: slots whose stored floats the function reads as Python numbers, so that no device is asked for them.
-    blocks: graph attributes, in the order in which the function gets their runners.
+    blocks: graph attributes, in the order in which the function gets their runners; optional_blocks: one that is not
+        given hands its input on.
     alias: the output is the first input itself; relays: it is the first input's values in another arrangement.
     many: the function always returns a tuple, also when the node names one output.
     """
@@ -97,6 +99,7 @@ class Operator:
     sizes: tuple[int, ...] = ()
     lists: tuple[int, ...] = ()
     blocks: tuple[str, ...] = ()
+    optional_blocks: bool = False
     alias: bool = False
     relays: bool = False
     many: bool = False

@@ -18,8 +18,17 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT16: torch.float16,
     TensorProto.DOUBLE: torch.float64,
     TensorProto.BFLOAT16: torch.bfloat16,
+    TensorProto.UINT16: torch.uint16,
+    TensorProto.UINT32: torch.uint32,
+    TensorProto.UINT64: torch.uint64,
+    TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
+    TensorProto.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
+    TensorProto.FLOAT8E5M2: torch.float8_e5m2,
+    TensorProto.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
 }
-"""Wider unsigned integers lack arithmetic in torch, and smaller floats and integers are quantised models' business."""
+"""The types of values. Integers of less than a byte are refused: torch cannot tell them from int8 and uint8."""
+UNSTORED = frozenset(code for code, dtype in DTYPES.items() if dtype.is_floating_point and dtype.itemsize == 1)
+"""Types that values may pass through and stored tensors may not have: eight-bit floats have no arithmetic."""
 
 _TYPED_FIELDS: dict[int, tuple[str, type[np.generic]]] = {
     TensorProto.FLOAT: ("float_data", np.float32),
@@ -29,6 +38,9 @@ _TYPED_FIELDS: dict[int, tuple[str, type[np.generic]]] = {
     TensorProto.INT8: ("int32_data", np.int8),
     TensorProto.INT16: ("int32_data", np.int16),
     TensorProto.INT32: ("int32_data", np.int32),
+    TensorProto.UINT16: ("int32_data", np.uint16),
+    TensorProto.UINT32: ("uint64_data", np.uint32),
+    TensorProto.UINT64: ("uint64_data", np.uint64),
     TensorProto.BOOL: ("int32_data", np.bool_),
     TensorProto.FLOAT16: ("int32_data", np.uint16),  # the bits
     TensorProto.BFLOAT16: ("int32_data", np.uint16),  # the bits
@@ -60,7 +72,7 @@ def compute_size_bytes(tensor: TensorProto) -> int:
     Raises:
         TensorError: the type is not supported or a dimension is negative.
     """
-    if tensor.data_type not in DTYPES:
+    if tensor.data_type not in DTYPES.keys() - UNSTORED:
         message = f"tensor {tensor.name!r} has the type {name_dtype(tensor.data_type)}"
         raise TensorError(message, refused=True)
     if any(size < 0 for size in tensor.dims):

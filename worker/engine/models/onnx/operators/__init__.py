@@ -21,6 +21,7 @@ from worker.engine.models.onnx.operators import (
     resizing,
     shape,
     signal,
+    text,
 )
 from worker.engine.models.onnx.registry import Family, Table
 
@@ -44,6 +45,7 @@ FAMILIES: tuple[Family, ...] = (
     signal.operator,
     quantisation.operator,
     losses.operator,
+    text.operator,
     microsoft.family,
 )
 TABLE = Table(FAMILIES)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worker.engine.models.onnx.operators.control import Runner
 from worker.engine.models.onnx.registry import Family, Node
 
 operator = Family("attention")
@@ -52,13 +53,17 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def share_heads(query: Tensor, other: Tensor) -> Tensor:
+    """Repeat the heads of keys, values or states until each query head has one: neighbours share."""
+    groups = query.shape[1] // other.shape[1]
+    return other if groups == 1 else other.repeat_interleave(groups, 1)
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, *, causal: bool = False
 ) -> Tensor:
     """softmax(scale q k^T + mask) v; keys' and values' heads are shared by groups of query heads."""
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    key, value = share_heads(query, key), share_heads(query, value)
     return functional.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scale)
 
 
@@ -134,8 +139,7 @@ def attention(
 
 def _attend_slowly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
     """Attention with its intermediate scores in sight."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    key, value = share_heads(query, key), share_heads(query, value)
     scale = query.shape[-1] ** -0.5 if settings.scale is None else settings.scale
     raw = scale * query @ key.transpose(-1, -2)
     capped = settings.softcap * torch.tanh(raw / settings.softcap) if settings.softcap else raw
@@ -145,6 +149,65 @@ def _attend_slowly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
     hidden = (biased == -math.inf).all(-1, keepdim=True)
     weights = torch.softmax(biased.masked_fill(hidden, 0.0), -1).masked_fill(hidden, 0.0)
     return weights @ value, (raw, capped, biased, weights)[settings.scores_mode or 0]
+
+
+def _read_flexible(node: Node) -> dict[str, Any]:
+    return {"scale": node.attributes.get("scale"), "precision": node.attributes.get("softmax_precision")}
+
+
+@operator(
+    "FlexAttention", domain="ai.onnx.preview", blocks=("score_mod", "prob_mod"), optional_blocks=True, prepare=_read_flexible
+)
+def flexible_attention(
+    runners: tuple[Runner, ...], query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, precision: torch.dtype | None
+) -> Tensor:
+    """Attention whose scores and probabilities blocks of the model change."""
+    change_scores, change_probabilities = runners
+    key, value = share_heads(query, key), share_heads(query, value)
+    dtype = precision or torch.promote_types(query.dtype, torch.float32)
+    factor = (query.shape[-1] ** -0.5 if scale is None else scale) ** 0.5
+    (scores,) = change_scores((query * factor @ (key * factor).transpose(-1, -2)).to(dtype))
+    (probabilities,) = change_probabilities(torch.softmax(scores, -1))
+    return (probabilities @ value.to(dtype)).to(value.dtype)
+
+
+def _read_recurrence(node: Node) -> dict[str, Any]:
+    get = node.attributes.get
+    return {"heads": get("q_num_heads"), "shared": get("kv_num_heads"), "scale": get("scale", 0.0) or None}
+
+
+@operator("LinearAttention", since=27, prepare=_read_recurrence, many=True)
+def linear_attention(  # noqa: PLR0913 - the standard's six inputs
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    past: Tensor | None = None,
+    decay: Tensor | None = None,
+    beta: Tensor | None = None,
+    *,
+    heads: int,
+    shared: int,
+    scale: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Attention by a state that decays, is corrected and grows by k v^T per step; the rule follows from the inputs given."""
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    q, k, v = (
+        split_heads(part.to(dtype), count) for part, count in ((query, heads), (key, shared), (value, shared))
+    )  # [B, heads, T, D]
+    gates = None if decay is None else split_heads(decay.to(dtype), shared).exp().unsqueeze(-1)
+    rates = None if beta is None else split_heads(beta.to(dtype), beta.shape[-1])
+    state = k.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1]) if past is None else past.to(dtype)
+    outputs = []
+    for t in range(q.shape[2]):
+        step_key, step_value = k[:, :, t].unsqueeze(-1), v[:, :, t].unsqueeze(-2)
+        state = state if gates is None else state * gates[:, :, t]
+        if rates is not None:
+            step_value = rates[:, :, t].unsqueeze(-1) * (step_value - step_key.transpose(-1, -2) @ state)
+        state = state + step_key * step_value
+        outputs.append(q[:, :, t].unsqueeze(-2) @ share_heads(q, state))
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    y = join_heads(torch.cat(outputs, 2) * factor)
+    return y.to(query.dtype), state.to(query.dtype if past is None else past.dtype)
 
 
 def _read_rotation(node: Node) -> dict[str, Any]:

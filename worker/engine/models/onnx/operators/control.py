@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from worker.engine.models.onnx.registry import Family, Node
 
@@ -95,6 +96,43 @@ def scan(
         pieces = column[::-1] if backward else column
         stacked.append(torch.stack(pieces, axis if axis >= 0 else axis + first.ndim + 1))
     return (*state, *stacked)
+
+
+def _read_batched_scan(node: Node) -> dict[str, Any]:
+    sequences = node.attributes["num_scan_inputs"]
+    states = len(node.inputs) - sequences - 1
+    backward = node.attributes.get("directions", (0,) * sequences)
+    return {
+        "states": states,
+        "in_axes": (0,) * sequences,
+        "in_backward": backward,
+        "out_axes": (0,) * (len(node.outputs) - states),
+    }
+
+
+@operator("Scan", since=8, until=9, blocks=("body",), prepare=_read_batched_scan, many=True)
+def scan_batch(
+    runners: tuple[Runner, ...],
+    lengths: Tensor | None,
+    *values: Tensor,
+    states: int,
+    in_axes: Sequence[int],
+    in_backward: Sequence[int],
+    out_axes: Sequence[int],
+) -> tuple[Any, ...]:
+    """Run a block over each example's own slices; beyond an example's length its outputs are zero."""
+    examples = []
+    total = values[-1].shape[1]
+    for n in range(values[-1].shape[0]):
+        length = total if lengths is None else int(lengths[n])
+        pieces = [value[n] if place < states else value[n, :length] for place, value in enumerate(values)]
+        found = scan(
+            runners, *pieces, states=states, in_axes=in_axes, in_backward=in_backward, out_axes=out_axes, out_backward=out_axes
+        )
+        padding = [(0, 0) * (column.ndim - 1) + (0, total - length) for column in found[states:]]
+        rows = [functional.pad(column, pads) for column, pads in zip(found[states:], padding, strict=True)]
+        examples.append((*found[:states], *rows))
+    return tuple(torch.stack(column) for column in zip(*examples, strict=True))
 
 
 @operator("SequenceConstruct", since=11)

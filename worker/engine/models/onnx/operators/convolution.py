@@ -1,5 +1,7 @@
 """Convolutions."""
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -94,6 +96,62 @@ def conv_transpose(
     full = compute(x, weight, None, strides, 0, 0, groups, dilations)
     cut = pad_axes(full, [-pad for pad in begin], [more - pad for more, pad in zip(extra, end, strict=True)])
     return cut if bias is None else cut + bias.reshape(-1, *[1] * rank)
+
+
+def _read_deformed(node: Node) -> dict[str, Any]:
+    get = node.attributes.get
+    return {"window": read_window(node), "groups": get("group", 1), "offset_groups": get("offset_group", 1)}
+
+
+@operator("DeformConv", since=19, parameters=(0, 1, 3), prepare=_read_deformed)
+def deformed_conv(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    window: Window,
+    groups: int,
+    offset_groups: int,
+) -> Tensor:
+    """Convolution whose samples are moved by offsets, interpolated linearly, and weighted by a mask."""
+    kernel, sizes = weight.shape[2:], offset.shape[2:]
+    rank, taps = len(kernel), math.prod(kernel)
+    strides, dilations, begin, _ = window.spread(rank)
+    moved = offset.reshape(x.shape[0], offset_groups, taps, rank, *sizes)
+    places = []
+    for axis in range(rank):
+        starts = torch.arange(sizes[axis], dtype=x.dtype, device=x.device) * strides[axis] - begin[axis]
+        steps = torch.arange(kernel[axis], dtype=x.dtype, device=x.device) * dilations[axis]
+        grid = steps.reshape(-1, *[1] * (rank - 1 - axis)).expand(kernel[axis:] if axis else kernel).expand(kernel)
+        places.append(moved[:, :, :, axis] + grid.reshape(taps, *[1] * rank) + starts.reshape(-1, *[1] * (rank - 1 - axis)))
+    grouped = x.reshape(x.shape[0], offset_groups, -1, *x.shape[2:])
+    patches = _sample(grouped, places)  # [N, offset groups, C / offset groups, taps, positions]
+    if mask is not None:
+        patches = patches * mask.reshape(x.shape[0], offset_groups, 1, taps, -1)
+    columns = patches.reshape(x.shape[0], groups, -1, patches.shape[-1])
+    y = (weight.reshape(groups, weight.shape[0] // groups, -1) @ columns).reshape(x.shape[0], -1, *sizes)
+    return y if bias is None else y + bias.reshape(-1, *[1] * rank)
+
+
+def _sample(x: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """Interpolate x [N, G, C, *sizes] linearly at places [N, G, taps, *positions] per axis; zero outside."""
+    sizes = x.shape[3:]
+    flat = x.flatten(3)
+    total = x.new_zeros(())
+    for corner in itertools.product((0, 1), repeat=len(sizes)):
+        index = torch.zeros_like(places[0], dtype=torch.int64)
+        share = torch.ones_like(places[0])
+        for place, upper, size in zip(places, corner, sizes, strict=True):
+            low = place.detach().floor()
+            at = low + upper
+            inside = (at >= 0) & (at < size)
+            share = share * torch.where(inside, place - low if upper else 1 - (place - low), 0.0)
+            index = index * size + at.clamp(0, size - 1).long()
+        picked = flat.gather(3, index.flatten(2).unsqueeze(2).expand(-1, -1, x.shape[2], -1))
+        total = total + picked * share.flatten(2).unsqueeze(2)
+    return total.reshape(*x.shape[:3], places[0].shape[2], -1)
 
 
 def _read_causal(node: Node) -> dict[str, bool]:

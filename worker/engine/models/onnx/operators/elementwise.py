@@ -3,10 +3,13 @@
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from worker.engine.models.onnx.operators.placement import align, aligned
+from worker.engine.models.onnx.operators.small_floats import SMALL, convert_to_small
+from worker.engine.models.onnx.operators.unsigned import compute_unsigned
 from worker.engine.models.onnx.registry import Family, Node
 
 operator = Family("elementwise")
@@ -35,22 +38,21 @@ operator("Sin")(torch.sin)
 operator("Sinh", since=9)(torch.sinh)
 operator("Sqrt")(torch.sqrt)
 operator("Tan")(torch.tan)
-operator("BitwiseNot", since=18)(torch.bitwise_not)
 
-operator("Add", since=7)(aligned(torch.add))
-operator("Sub", since=7)(aligned(torch.sub))
-operator("Mul", since=7)(aligned(torch.mul))
+operator("Add", since=7)(aligned(torch.add, np.add))
+operator("Sub", since=7)(aligned(torch.sub, np.subtract))
+operator("Mul", since=7)(aligned(torch.mul, np.multiply))
 operator("And", since=7)(aligned(torch.logical_and))
 operator("Or", since=7)(aligned(torch.logical_or))
 operator("Xor", since=7)(aligned(torch.logical_xor))
-operator("Equal", since=7)(aligned(torch.eq))
-operator("Greater", since=7)(aligned(torch.gt))
-operator("GreaterOrEqual", since=12)(aligned(torch.ge))
-operator("Less", since=7)(aligned(torch.lt))
-operator("LessOrEqual", since=12)(aligned(torch.le))
-operator("BitwiseAnd", since=18)(aligned(torch.bitwise_and))
-operator("BitwiseOr", since=18)(aligned(torch.bitwise_or))
-operator("BitwiseXor", since=18)(aligned(torch.bitwise_xor))
+operator("Equal", since=7)(aligned(torch.eq, np.equal))
+operator("Greater", since=7)(aligned(torch.gt, np.greater))
+operator("GreaterOrEqual", since=12)(aligned(torch.ge, np.greater_equal))
+operator("Less", since=7)(aligned(torch.lt, np.less))
+operator("LessOrEqual", since=12)(aligned(torch.le, np.less_equal))
+operator("BitwiseAnd", since=18)(aligned(torch.bitwise_and, np.bitwise_and))
+operator("BitwiseOr", since=18)(aligned(torch.bitwise_or, np.bitwise_or))
+operator("BitwiseXor", since=18)(aligned(torch.bitwise_xor, np.bitwise_xor))
 
 
 @operator("Identity", alias=True, relays=True)
@@ -59,11 +61,21 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-@operator("Div", since=7)
-@aligned
-def divide(a: Tensor, b: Tensor) -> Tensor:
+@operator("BitwiseNot", since=18)
+def bitwise_not(x: Tensor) -> Tensor:
+    """Flip every bit."""
+    try:
+        return torch.bitwise_not(x)
+    except NotImplementedError:
+        return compute_unsigned(np.bitwise_not, x)
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
     """Divide; integers are cut towards zero."""
     return torch.div(a, b) if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+operator("Div", since=7)(aligned(_divide, np.floor_divide))
 
 
 @operator("Pow", since=7)
@@ -73,32 +85,35 @@ def power(base: Tensor, exponent: Tensor) -> Tensor:
     return torch.pow(base, exponent).to(base.dtype)
 
 
+_REMAINDERS = aligned(torch.remainder, np.remainder), aligned(torch.fmod, np.fmod)
+
+
 def _choose_remainder(node: Node) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    return {"remainder": torch.fmod if node.attributes.get("fmod", 0) else torch.remainder}
+    return {"remainder": _REMAINDERS[node.attributes.get("fmod", 0)]}
 
 
 @operator("Mod", since=10, prepare=_choose_remainder)
 def modulo(a: Tensor, b: Tensor, *, remainder: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Remainder with the divisor's sign, or with the dividend's when `fmod` is set."""
-    return aligned(remainder)(a, b)
+    return remainder(a, b)
 
 
 @operator("Max", since=6)
 def maximum(*values: Tensor) -> Tensor:
     """Largest of several tensors."""
-    return functools.reduce(aligned(torch.maximum), values)
+    return functools.reduce(aligned(torch.maximum, np.maximum), values)
 
 
 @operator("Min", since=6)
 def minimum(*values: Tensor) -> Tensor:
     """Smallest of several tensors."""
-    return functools.reduce(aligned(torch.minimum), values)
+    return functools.reduce(aligned(torch.minimum, np.minimum), values)
 
 
 @operator("Sum", since=6)
 def total(*values: Tensor) -> Tensor:
     """Sum of several tensors."""
-    return functools.reduce(aligned(torch.add), values)
+    return functools.reduce(aligned(torch.add, np.add), values)
 
 
 @operator("Mean", since=6)
@@ -136,33 +151,47 @@ def is_infinite(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1
     return torch.isneginf(x) if detect_negative else torch.isposinf(x) & bool(detect_positive)
 
 
-def _choose_shift(node: Node) -> dict[str, bool]:
-    return {"left": node.attributes.get("direction") == "LEFT"}
+_SHIFTS = {
+    "LEFT": aligned(torch.bitwise_left_shift, np.left_shift),
+    "RIGHT": aligned(torch.bitwise_right_shift, np.right_shift),
+}
+
+
+def _choose_shift(node: Node) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    return {"shift": _SHIFTS[node.attributes["direction"]]}
 
 
 @operator("BitShift", since=11, prepare=_choose_shift)
-def bit_shift(a: Tensor, b: Tensor, *, left: bool) -> Tensor:
+def bit_shift(a: Tensor, b: Tensor, *, shift: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Shift bits left or right."""
-    return aligned(torch.bitwise_left_shift if left else torch.bitwise_right_shift)(a, b)
+    return shift(a, b)
 
 
-def _read_target(node: Node) -> dict[str, torch.dtype]:
-    return {"dtype": node.attributes["to"]}
+def _read_saturation(node: Node) -> dict[str, bool]:
+    return {"saturated": bool(node.attributes.get("saturate", 1))}
+
+
+def _read_target(node: Node) -> dict[str, torch.dtype | bool]:
+    return {"dtype": node.attributes["to"], **_read_saturation(node)}
 
 
 @operator("Cast", since=6, prepare=_read_target, relays=True)
-def cast(x: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """Convert to a data type; floats are cut towards zero on their way to integers."""
-    return x.to(dtype)
+def cast(x: Tensor, *, dtype: torch.dtype, saturated: bool = True) -> Tensor:
+    """Convert to a data type; floats are cut towards zero on their way to integers, and saturate in eight-bit floats."""
+    return convert_to_small(x, dtype, saturated=saturated) if dtype in SMALL else x.to(dtype)
 
 
-@operator("CastLike", since=15, prepare=lambda _: {}, relays=True)
-def cast_like(x: Tensor, target: Tensor) -> Tensor:
+@operator("CastLike", since=15, prepare=_read_saturation, relays=True)
+def cast_like(x: Tensor, target: Tensor, *, saturated: bool = True) -> Tensor:
     """Convert to the data type of another tensor."""
-    return x.to(target.dtype)
+    return cast(x, dtype=target.dtype, saturated=saturated)
 
 
-@operator("BitCast", since=26, prepare=_read_target)
+def _read_width(node: Node) -> dict[str, torch.dtype]:
+    return {"dtype": node.attributes["to"]}
+
+
+@operator("BitCast", since=26, prepare=_read_width)
 def bit_cast(x: Tensor, *, dtype: torch.dtype) -> Tensor:
     """Read the same bits as another type of the same width."""
     return x.view(dtype)

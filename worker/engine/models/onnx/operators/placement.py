@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worker.engine.models.onnx.operators.unsigned import compute_unsigned
+
 
 def align(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return the tensors on one device: small integers come from the CPU to where the others are."""
@@ -15,14 +17,19 @@ def align(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tensors if device is None else tuple(tensor.to(device) for tensor in tensors)
 
 
-def aligned(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the binary operator for operands that may lie on two devices."""
+def aligned(
+    function: Callable[[Tensor, Tensor], Tensor], by_numpy: Callable[..., Any] | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the binary operator for operands that may lie on two devices, or may be wide unsigned integers."""
 
     @functools.wraps(function)
     def apply(a: Tensor, b: Tensor) -> Tensor:
         if a.is_cpu is not b.is_cpu:
             a, b = align(a, b)
-        return function(a, b)
+        try:
+            return function(a, b)
+        except NotImplementedError:
+            return compute_unsigned(by_numpy, a, b)
 
     return apply
 

@@ -1,6 +1,7 @@
 """Regions of images: folding of columns, pooled boxes, suppression of overlapping boxes."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from worker.engine.models.onnx.operators.placement import read_ints
 from worker.engine.models.onnx.operators.windows import pad_axes
-from worker.engine.models.onnx.registry import Family, Node, UncoveredError
+from worker.engine.models.onnx.registry import Family, Node
 
 operator = Family("regions")
 
@@ -45,30 +46,52 @@ def fold(
 def _read_align(node: Node) -> dict[str, Any]:
     get = node.attributes.get
     half = node.opset >= 16 and get("coordinate_transformation_mode", "half_pixel") == "half_pixel"
-    if get("mode", "avg") != "avg":
-        message = "with mode max is not supported"
-        raise UncoveredError(message)
-    if get("sampling_ratio", 0) == 0:
-        message = "with sampling_ratio 0 takes its number of samples from the data, which is not supported"
-        raise UncoveredError(message)
-    sizes = (get("output_height", 1), get("output_width", 1))
-    return {"sizes": sizes, "samples": get("sampling_ratio"), "scale": get("spatial_scale", 1.0), "offset": 0.5 if half else 0.0}
+    return {
+        "sizes": (get("output_height", 1), get("output_width", 1)),
+        "samples": get("sampling_ratio", 0),
+        "scale": get("spatial_scale", 1.0),
+        "offset": 0.5 if half else 0.0,
+        "largest": get("mode", "avg") == "max",
+    }
 
 
 @operator("RoiAlign", since=10, prepare=_read_align)
 def roi_align(
-    x: Tensor, boxes: Tensor, batches: Tensor, *, sizes: tuple[int, int], samples: int, scale: float, offset: float
+    x: Tensor,
+    boxes: Tensor,
+    batches: Tensor,
+    *,
+    sizes: tuple[int, int],
+    samples: int,
+    scale: float,
+    offset: float,
+    largest: bool,
 ) -> Tensor:
-    """Mean of bilinear samples in each cell of each box."""
-    height, width = x.shape[2:]
+    """Mean (or largest share) of bilinear samples in each cell of each box; without a number of samples, one per pixel."""
     starts = boxes[:, (1, 0)] * scale - offset  # [R, 2] as y, x
     lengths = boxes[:, (3, 2)] * scale - offset - starts
     if offset == 0.0:
         lengths = lengths.clamp(min=1.0)
-    rows = [_place(starts[:, n], lengths[:, n], sizes[n], samples) for n in (0, 1)]
-    images = x[batches.to(x.device)]
-    picked = _sample(images, rows[0], rows[1], height, width)  # [R, C, h samples, w samples]
-    return picked.unflatten(3, (sizes[1], samples)).unflatten(2, (sizes[0], samples)).mean((3, 5))
+    batches = batches.to(x.device)
+    if samples > 0 or not len(boxes):
+        return _align_boxes(x[batches], starts, lengths, sizes, (samples, samples), largest=largest)
+    counts = torch.ceil(lengths / lengths.new_tensor(sizes)).clamp(min=1).long().tolist()
+    return torch.cat(
+        [
+            _align_boxes(x[batches[n : n + 1]], starts[n : n + 1], lengths[n : n + 1], sizes, count, largest=largest)
+            for n, count in enumerate(counts)
+        ]
+    )
+
+
+def _align_boxes(
+    images: Tensor, starts: Tensor, lengths: Tensor, sizes: Sequence[int], samples: Sequence[int], *, largest: bool
+) -> Tensor:
+    """Pool boxes [R, 2] of images [R, C, H, W], with the same number of samples per cell in each."""
+    rows, columns = (_place(starts[:, n], lengths[:, n], sizes[n], samples[n]) for n in (0, 1))
+    parts = _sample(images, rows, columns)  # [R, C, h samples, w samples], one per corner
+    cells = [part.unflatten(3, (sizes[1], samples[1])).unflatten(2, (sizes[0], samples[0])) for part in parts]
+    return torch.stack(cells).amax((0, 4, 6)) if largest else torch.stack(cells).sum(0).mean((3, 5))
 
 
 def _place(start: Tensor, length: Tensor, cells: int, samples: int) -> Tensor:
@@ -76,10 +99,10 @@ def _place(start: Tensor, length: Tensor, cells: int, samples: int) -> Tensor:
     return start.unsqueeze(1) + (steps + 0.5) * length.unsqueeze(1) / (cells * samples)
 
 
-def _sample(images: Tensor, y: Tensor, x: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear samples at y [R, H] and x [R, W]; zero more than one pixel outside."""
+def _sample(images: Tensor, y: Tensor, x: Tensor) -> list[Tensor]:
+    """Return the four weighted neighbours of y [R, H] and x [R, W]; zero more than one pixel outside."""
     parts = []
-    for place, size in ((y, height), (x, width)):
+    for place, size in ((y, images.shape[2]), (x, images.shape[3])):
         inside = (place >= -1) & (place <= size)
         clamped = place.clamp(0, size - 1)
         low = clamped.floor()
@@ -87,13 +110,42 @@ def _sample(images: Tensor, y: Tensor, x: Tensor, height: int, width: int) -> Te
         share = clamped - low
         parts.append((low.long(), high.long(), (1 - share) * inside, share * inside))
     (y0, y1, wy0, wy1), (x0, x1, wx0, wx1) = parts
-    total = images.new_zeros(())
+    found = []
     for rows, row_weights in ((y0, wy0), (y1, wy1)):
-        band = images.gather(2, rows[:, None, :, None].expand(-1, images.shape[1], -1, width)) * row_weights[:, None, :, None]
+        index = rows[:, None, :, None].expand(-1, images.shape[1], -1, images.shape[3])
+        band = images.gather(2, index) * row_weights[:, None, :, None]
         for columns, column_weights in ((x0, wx0), (x1, wx1)):
             index = columns[:, None, None, :].expand(-1, images.shape[1], rows.shape[1], -1)
-            total = total + band.gather(3, index) * column_weights[:, None, None, :]
-    return total
+            found.append(band.gather(3, index) * column_weights[:, None, None, :])
+    return found
+
+
+def _read_pool(node: Node) -> dict[str, Any]:
+    return {"sizes": node.attributes["pooled_shape"], "scale": node.attributes.get("spatial_scale", 1.0)}
+
+
+@operator("MaxRoiPool", prepare=_read_pool)
+def max_roi_pool(x: Tensor, boxes: Tensor, *, sizes: Sequence[int], scale: float) -> Tensor:
+    """Largest element in each cell of each box, whole pixels; zero in a cell without any."""
+    y = x[boxes[:, 0].long()]  # [R, C, H, W]
+    corners = _round_away(boxes[:, 1:] * scale)
+    for axis, cells in enumerate(sizes):
+        size = x.shape[2 + axis]
+        start = corners[:, 1 - axis]
+        length = (corners[:, 3 - axis] - start + 1).clamp(min=1) / cells
+        cell = torch.arange(cells, device=x.device)
+        low = (torch.floor(cell * length.unsqueeze(1)) + start.unsqueeze(1)).clamp(0, size)
+        high = (torch.ceil((cell + 1) * length.unsqueeze(1)) + start.unsqueeze(1)).clamp(0, size)
+        pixel = torch.arange(size, device=x.device)
+        outside = (pixel < low.unsqueeze(-1)) | (pixel >= high.unsqueeze(-1))  # [R, cells, size]
+        spread = y.movedim(2 + axis, -1).unsqueeze(2)  # [R, C, 1, other, size]
+        y = spread.masked_fill(outside[:, None, :, None], -torch.inf).amax(-1)  # [R, C, cells, other]
+        y = y if axis == 0 else y.transpose(2, 3)
+    return y.masked_fill(y == -torch.inf, 0.0)
+
+
+def _round_away(x: Tensor) -> Tensor:
+    return torch.copysign(torch.floor(x.abs() + 0.5), x)
 
 
 def _corners(boxes: Tensor, *, centred: bool) -> Tensor:
