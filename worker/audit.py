@@ -9,7 +9,7 @@ from schemas.request import AuditRequest
 from worker.beyond import HeldOutMeter
 from worker.breaking import find_breaking_points
 from worker.context import open_context
-from worker.engine.flags import find_chance_flags, find_loss_flags, find_model_flags
+from worker.engine.flags import find_chance_flags, find_loss_flags, find_memory_flags, find_model_flags
 from worker.flips import measure_bit_flips
 from worker.sweep import choose_sets, sweep_scopes
 from worker.writing import write_measurement
@@ -49,5 +49,5 @@ def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measureme
     flips = measure_bit_flips(context)
     report_progress("writing", 0, 1)
     findings = sweep.list_findings()
-    flags += [*context.flags, *sweep.list_flags(), *HeldOutMeter.find_flags(findings)]
+    flags += [*context.flags, *sweep.list_flags(), *HeldOutMeter.find_flags(findings), *find_memory_flags(session)]
     return write_measurement(context, sweep, points, flips, flags)

@@ -5,17 +5,16 @@ confine, audit, say the result. Nothing of a job is read before `confine`.
 """
 
 import argparse
-import errno
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from schemas.errors import Fault, FaultlineError, MemoryLimit, WorkerFault
+from schemas.errors import Fault, FaultlineError, LimitError, MemoryLimit, WorkerFault
 from worker.confine import Limits, confine, tie_to_parent
+from worker.engine.shortage import is_out_of_memory
 from worker.messages import JobMessage, ProgressMessage, ReadyMessage, ResultMessage, StartedMessage, build_failure, encode_line
 
 if TYPE_CHECKING:
@@ -123,32 +122,19 @@ def _make_progress(say: Callable[["BaseModel"], None]) -> Callable[[str, int, in
 
 def translate_error(error: Exception) -> FaultlineError:
     """Return what the user is told of an exception; a traceback goes to the log only."""
-    if isinstance(error, FaultlineError):
-        return error
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error) and not isinstance(error, LimitError):
         advice = "audit fewer weights or examples at a time, or ask the operator for a higher memory limit"
         return MemoryLimit(
             Fault(what="the audit ran out of memory", got=str(error).splitlines()[0] if str(error) else "", advice=advice)
         )
+    if isinstance(error, FaultlineError):
+        return error
     return WorkerFault(
         Fault(
             what="the audit process failed unexpectedly",
             got=type(error).__name__,
             advice="this is a fault of Faultline: tell its operator the audit's id, the log has the details",
         )
-    )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    # torch's CPU allocator and onnxruntime's arena raise plain runtime errors.
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("can't allocate memory", "bad_alloc", "Failed to allocate")
     )
 
 

@@ -13,10 +13,11 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.engine.shortage import read_data_bytes
+
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 OPEN_FILES = 1024
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,7 +50,7 @@ def _limit_resources(limits: Limits) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_NOFILE, OPEN_FILES)
     _lower(resource.RLIMIT_FSIZE, limits.file_bytes)
-    # Data and not address space: accelerator drivers reserve far more addresses than they use.
+    # Data and not address space: accelerator drivers reserve far more addresses than they use. The imports are not the job's.
     _lower(resource.RLIMIT_DATA, read_data_bytes() + limits.memory_bytes)
 
 
@@ -64,11 +65,6 @@ def _prefer_for_the_memory_killer() -> None:
     # A wish and no layer: where it cannot be written, the audit goes on.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def read_data_bytes() -> int:
-    """Return how much data this process has mapped already, in bytes: its imports."""
-    return int(Path("/proc/self/statm").read_text().split()[5]) * PAGE
 
 
 def _control(option: int, value: int) -> None:

@@ -108,7 +108,7 @@ def _build_environment(context: AuditContext) -> report.Environment:
     return report.Environment(
         device=context.job.device,
         threads=context.job.threads,
-        micro_batch=context.session.micro_batch,
+        micro_batch=context.session.batch_size,
         torch=torch.__version__,
         onnxruntime=onnxruntime.__version__,
         parity=context.parity,

@@ -11,6 +11,7 @@ from schemas.errors import AuditError, DataMismatch, Fault, ModelRefused, NoPara
 from worker.engine.data.dataset import Dataset, walk
 from worker.engine.models.program import InputSpec, Program
 from worker.engine.objective import Objective
+from worker.engine.shortage import is_out_of_memory
 
 
 def check_model(program: Program) -> None:
@@ -73,7 +74,7 @@ def check_first_batch(program: Program, dataset: Dataset, objective: Objective, 
             outputs = program.forward({}, inputs)
         output = objective.select_output(outputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         advice = "check the shapes, dtypes and value ranges of the inputs against the model's"
         what = "the model does not run on the first batch of the data"

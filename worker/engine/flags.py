@@ -31,6 +31,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "no_parameters": ("warning", "the scope's weights have no path to the loss, so nothing was measured for it"),
     "training_mode": ("warning", "the file was saved in training mode and is audited in evaluation mode; export it after eval()"),
     "parity_near_limit": ("warning", "our outputs differ from the runtime's more than usual; distrust small loss changes"),
+    "micro_batch_reduced": ("info", "memory ran short; figures agree with those of another micro-batch only within rounding"),
     "curvature_dominates": ("info", "the one-step figure may be far too low at this epsilon; read the searched one"),
     "smoothness_not_converged": ("info", "the curvature may be far larger than stated; do not rely on the error bound"),
     "gradient_masked": (
@@ -99,9 +100,7 @@ NOISE = 1e-5
 
 def find_model_flags(session: Session, parity: float) -> list[RaisedFlag]:
     """Return the doubts that show on the clean model's first batch."""
-    inputs, _ = next(session.batches())
-    with torch.no_grad():
-        first, second = (session.objective.select_output(session.program.forward({}, inputs)) for _ in range(2))
+    first, second = run_first_batch(session), run_first_batch(session)
     flags = []
     if session.program.saved_in_training:
         flags.append(RaisedFlag("training_mode"))
@@ -112,6 +111,17 @@ def find_model_flags(session: Session, parity: float) -> list[RaisedFlag]:
     if parity > PARITY_NEAR_LIMIT:
         flags.append(RaisedFlag("parity_near_limit", evidence={"difference": parity}))
     return flags
+
+
+def run_first_batch(session: Session) -> Tensor:
+    """Return what the loss reads of the clean model's first batch."""
+
+    def compute() -> Tensor:
+        inputs, _ = next(session.batches())
+        with torch.no_grad():
+            return session.objective.select_output(session.program.forward({}, inputs))
+
+    return session.run(compute)
 
 
 def find_chance_flags(session: Session, clean: Clean) -> list[RaisedFlag]:
@@ -143,13 +153,19 @@ def find_loss_flags(session: Session, clean: Clean) -> list[RaisedFlag]:
         flags.append(RaisedFlag("label_free", evidence={"loss": session.objective.loss}))
     elif clean.loss < SATURATED_LOSS:
         flags.append(RaisedFlag("saturated_loss", evidence={"clean_loss": clean.loss}))
-    inputs, _ = next(session.batches())
-    with torch.no_grad():
-        output = session.objective.select_output(session.program.forward({}, inputs)).double()
+    output = run_first_batch(session).double()
     spread = float(output.std(-1).mean()) if session.objective.output_kind == "logits" and output.shape[-1] > 1 else 0.0
     if spread > LARGE_LOGITS:
         flags.append(RaisedFlag("loss_scale", evidence={"logit_standard_deviation": spread}))
     return flags
+
+
+def find_memory_flags(session: Session) -> list[RaisedFlag]:
+    """Return a flag when the micro-batch was halved; ask when everything is measured."""
+    if not session.shrinking.halvings:
+        return []
+    evidence = {"planned": session.micro_batch, "micro_batch": session.batch_size, "halvings": session.shrinking.halvings}
+    return [RaisedFlag("micro_batch_reduced", evidence=evidence)]
 
 
 def find_cell_flags(result: CellResult, clean: Clean, finding: str, layout: Layout) -> list[RaisedFlag]:

@@ -56,7 +56,7 @@ def compute_gradient(session: Session, names: Sequence[str]) -> GradientInfo:
     reached = tuple(name for name, leaf in leaves.items() if leaf.grad is not None)
     flat = session.objective.is_flat
     by_weight = {name: torch.zeros_like(leaf) if flat else read_gradient(leaf) for name, leaf in leaves.items()}
-    return GradientInfo(clean, reached, by_weight, _sample_example_squares(session, names))
+    return GradientInfo(clean, reached, by_weight, session.run(lambda: _sample_example_squares(session, names)))
 
 
 def _sample_example_squares(session: Session, names: Sequence[str]) -> dict[str, float]:

@@ -41,6 +41,10 @@ class HeldOutFigure:
 
 def measure_examples(session: Session, parameters: Mapping[str, Tensor]) -> ExampleFigures:
     """Return what the weights in `parameters`, the others clean, do to each example. One forward pass."""
+    return session.run(lambda: _measure_batches(session, parameters))
+
+
+def _measure_batches(session: Session, parameters: Mapping[str, Tensor]) -> ExampleFigures:
     parts = []
     with torch.no_grad():
         for inputs, target in session.batches():

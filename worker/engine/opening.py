@@ -4,23 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from schemas.errors import AuditError, UnsupportedOperator
 from worker.engine.admit import check_data, check_first_batch, check_labels, check_model
 from worker.engine.data.dataset import Dataset
 from worker.engine.data.npz import load_npz
+from worker.engine.memory import Shrinking, check_file_fits, choose_micro_batch, measure_example, plan_halvings, run_one_example
 from worker.engine.models.load import load_program, measure_parity
-from worker.engine.models.program import OMITTED, Program, run_steps
+from worker.engine.models.program import Program
 from worker.engine.objective import Objective
 from worker.engine.refusals import Refusals
 from worker.engine.session import Session
 
-ACTIVATION_BYTES = 64 * 2**20
-LARGEST_MICRO_BATCH = 256
 PARITY_EXAMPLES = 16
 
 
@@ -96,16 +93,18 @@ def open_session(source: Source, check_request: Callable[[Program], None] | None
     if program is None or dataset is None:
         message = "what is missing was not refused"
         raise RuntimeError(message)
-    micro_batch = source.micro_batch or choose_micro_batch(program, dataset)
-    session = _make_session(Session(program, dataset, source.objective, micro_batch))
-    few, _ = next(dataset.batches(min(micro_batch, PARITY_EXAMPLES)))
-    parity = measure_parity(source.model_path, program, few, source.threads)
-    judged = None if held_out is None else _make_session(replace(session, dataset=held_out)).to(source.device)
+    example_bytes = measure_example(program, dataset)
+    micro_batch = source.micro_batch or choose_micro_batch(example_bytes, source.device)
+    halvings = plan_halvings(program, example_bytes, micro_batch, source.device)
+    session = _check_session(Session(program, dataset, source.objective, micro_batch, Shrinking(halvings)))
+    parity = session.run(lambda: _measure_parity(session, source))
+    judged = None if held_out is None else _check_session(replace(session, dataset=held_out)).to(source.device)
     return Opened(session.to(source.device), parity, judged)
 
 
 def _load_program(source: Source, refusals: Refusals) -> tuple[Program | None, bool]:
     """Return the program, as far as it could be read, and whether it can be run."""
+    check_file_fits(source.model_path.stat().st_size)
     try:
         return load_program(source.model_path, source.model_format), True
     except AuditError as error:
@@ -127,7 +126,7 @@ def _admit_data(
         return None
     refusals.attempt(check_labels, dataset, objective)
     if program is not None and refusals.passes(check_data, program, dataset, objective) and runs:
-        refusals.attempt(check_first_batch, program, dataset, objective, 1)
+        refusals.attempt(run_one_example, partial(check_first_batch, program, dataset, objective, 1), program, dataset)
     return dataset
 
 
@@ -146,30 +145,21 @@ def list_needed_inputs(program: Program, file: DataFile) -> list[str]:
     return [spec.name for spec in program.inputs if not spec.optional or spec.name in dict(file.columns)]
 
 
-def _make_session(session: Session) -> Session:
-    """Return the session once its first micro-batch has run, with labels by the model where the data brings none."""
-    program, dataset, objective, micro_batch = session.program, session.dataset, session.objective, session.micro_batch
-    check_first_batch(program, dataset, objective, micro_batch)
-    return (
-        session if objective.needs_labels else replace(session, dataset=label_by_model(program, dataset, objective, micro_batch))
-    )
+def _check_session(session: Session) -> Session:
+    """Run the first batch; return the session with its labels, which the model gives itself where the loss needs none."""
+    program, dataset, objective = session.program, session.dataset, session.objective
+    session.run(lambda: check_first_batch(program, dataset, objective, session.batch_size))
+    return session if objective.needs_labels else session.run(lambda: label_by_model(session))
 
 
-def label_by_model(program: Program, dataset: Dataset, objective: Objective, micro_batch: int) -> Dataset:
-    """Return the data with the clean model's own answers as the target."""
+def label_by_model(session: Session) -> Session:
+    """Return the session with the clean model's own answers as the target."""
+    objective = session.objective
     with torch.no_grad():
-        outputs = [objective.select_output(program.forward({}, inputs)) for inputs, _ in dataset.batches(micro_batch)]
-    return dataset.with_labels(objective.make_target(torch.cat(outputs)))
+        outputs = [objective.select_output(session.program.forward({}, inputs)) for inputs, _ in session.batches()]
+    return replace(session, dataset=session.dataset.with_labels(objective.make_target(torch.cat(outputs))))
 
 
-def choose_micro_batch(program: Program, dataset: Dataset) -> int:
-    """Return the power of two of examples whose activations fit ACTIVATION_BYTES, from the bytes of one example."""
-    inputs, _ = next(dataset.batches(1))
-    environment: dict[str, Any] = {**program.constants, **program.weights, OMITTED: None}
-    known = set(environment)
-    environment.update({spec.name: inputs.get(spec.name) for spec in program.inputs})
-    with torch.no_grad():
-        run_steps(program.steps, environment, [()] * len(program.steps))
-    size = sum(value.nbytes for name, value in environment.items() if name not in known and isinstance(value, Tensor))
-    fitting = max(1, min(ACTIVATION_BYTES // max(1, size), LARGEST_MICRO_BATCH))
-    return 1 << (int(fitting).bit_length() - 1)
+def _measure_parity(session: Session, source: Source) -> float:
+    few, _ = next(session.dataset.batches(min(session.batch_size, PARITY_EXAMPLES)))
+    return measure_parity(source.model_path, session.program, few, source.threads)

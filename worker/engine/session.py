@@ -1,18 +1,22 @@
 """Session: one program on its data, ready to be measured; Evaluator: the same, for one scope."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from schemas.errors import FaultlineError, MemoryLimit
 from worker.engine.data.dataset import Dataset
+from worker.engine.memory import Shrinking, describe_shortage
 from worker.engine.models.clean import CleanProgram
 from worker.engine.models.program import Program
 from worker.engine.models.split import Boundary, SplitProgram
 from worker.engine.objective import Objective
 from worker.engine.scopes import Layout
+from worker.engine.shortage import is_out_of_memory
 from worker.engine.tally import Outcome, Tally
 
 SHARED_BYTES = 512 * 2**20
@@ -24,19 +28,27 @@ SESSION_SHARE = 0.25
 """Examples, and the share of all, that batches of one size must hold for ONNX Runtime to measure them: its sessions take time."""
 
 Batch = tuple[dict[str, Tensor], Tensor]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Session:
     """A program, its data and its objective on one device.
 
-    micro_batch: examples per forward pass. labels_counted: the N of the mean loss.
+    micro_batch: examples per forward pass, as planned. labels_counted: the N of the mean loss.
     """
 
     program: Program
     dataset: Dataset
     objective: Objective
     micro_batch: int
+    shrinking: Shrinking = field(default_factory=Shrinking)
+    """How often memory ran out, in this session and in those that were made from it: they share it."""
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per forward pass, now."""
+        return max(1, self.micro_batch >> self.shrinking.halvings)
 
     @cached_property
     def labels_counted(self) -> int:
@@ -46,12 +58,14 @@ class Session:
     @cached_property
     def clean(self) -> CleanProgram:
         """The program on its clean weights, with what all scopes share."""
-        return CleanProgram(self.program, SHARED_BYTES)
+        clean = CleanProgram(self.program, 0 if self.shrinking.halvings else SHARED_BYTES)
+        self.shrinking.holders.add(clean)
+        return clean
 
     def pays_sessions(self, target: Tensor) -> bool:
         """Tell whether batches like this one are enough to build sessions for: by their size alone, whatever else is asked."""
         examples, size = len(self.dataset), len(target)
-        served = examples - examples % self.micro_batch if size == self.micro_batch else size
+        served = examples - examples % self.batch_size if size == self.batch_size else size
         return served >= max(SESSION_EXAMPLES, SESSION_SHARE * examples)
 
     def to(self, device: str) -> "Session":
@@ -64,7 +78,26 @@ class Session:
 
     def batches(self) -> Iterator[Batch]:
         """Yield the micro-batches in file order."""
-        return self.dataset.batches(self.micro_batch)
+        return self.dataset.batches(self.batch_size)
+
+    def run(self, compute: Callable[[], Result]) -> Result:
+        """Return what `compute` gives; where memory runs out it starts anew, with nothing kept and half the micro-batch.
+
+        Raises:
+            MemoryLimit: it ran out although one example was computed at a time.
+        """
+        while True:
+            try:
+                return compute()
+            except (RuntimeError, MemoryError, FaultlineError) as error:
+                shortage = self._judge(error)
+            # Out here the exception is gone, and with it what the pass had allocated.
+            self.shrinking.halve(self.micro_batch, shortage)
+
+    def _judge(self, error: Exception) -> MemoryLimit:
+        if isinstance(error, MemoryLimit) or not is_out_of_memory(error):
+            raise error
+        return describe_shortage(error, str(next(iter(self.program.weights.values())).device))
 
 
 class Evaluator:
@@ -76,18 +109,27 @@ class Evaluator:
         self._split = SplitProgram(session.clean, frozenset(names))
         self._labels = session.labels_counted
         self._kept: dict[int, Boundary] = {}
-        self._room = BOUNDARY_BYTES
+        self._room = 0 if session.shrinking.halvings else BOUNDARY_BYTES
+        session.shrinking.holders.add(self)
+
+    def shed(self) -> None:
+        """Keep no clean activations: memory ran out."""
+        self._kept, self._room = {}, 0
 
     def measure(self, corruptions: Sequence[Tensor]) -> list[Outcome]:
         """Apply each corruption [k] and return what it does on all of the data. One forward pass each."""
         corrupted = [self.layout.apply(corruption) for corruption in corruptions]
-        tallies = [Tally(self.session.objective) for _ in corrupted]
-        with torch.no_grad():
-            for batch, boundary in self._batches():
-                run = self._split.measure_corrupted if self.session.pays_sessions(batch[1]) else self._split.run_corrupted
-                for parameters, tally in zip(corrupted, tallies, strict=True):
-                    tally.add(self.session.objective.select_output(run(boundary, parameters)), batch[1])
-        return [tally.outcome() for tally in tallies]
+
+        def measure() -> list[Outcome]:
+            tallies = [Tally(self.session.objective) for _ in corrupted]
+            with torch.no_grad():
+                for batch, boundary in self._batches():
+                    run = self._split.measure_corrupted if self.session.pays_sessions(batch[1]) else self._split.run_corrupted
+                    for parameters, tally in zip(corrupted, tallies, strict=True):
+                        tally.add(self.session.objective.select_output(run(boundary, parameters)), batch[1])
+            return [tally.outcome() for tally in tallies]
+
+        return self.session.run(measure)
 
     def measure_with_gradient(self, corruptions: Sequence[Tensor], of: str = "loss") -> list[tuple[Outcome, Tensor]]:
         """Return the outcome and the gradient [k] of the mean loss at each w + a. One forward and one backward pass each.
@@ -109,20 +151,23 @@ class Evaluator:
         ]
 
     def differentiate(self, parameters: Sequence[Mapping[str, Tensor]], of: str = "loss") -> list[Outcome]:
-        """Return the outcome of each set of parameters, and add the gradient of the mean loss to what requires one."""
+        """Return the outcome of each set of parameters, and leave the gradient of the mean loss in what requires one."""
         objective = self.session.objective
         compute = objective.compute_losses if of == "loss" else objective.compute_margin_losses
-        tallies = [Tally(objective) for _ in parameters]
-        for batch, boundary in self._batches():
-            for leaves, tally in zip(parameters, tallies, strict=True):
-                output = self._run(boundary, leaves)
-                tally.add(output, batch[1])
-                if output.requires_grad:
-                    (compute(output, batch[1]).sum() / self._labels).backward()
-        return [tally.outcome() for tally in tallies]
 
-    def _run(self, boundary: Boundary, parameters: Mapping[str, Tensor]) -> Tensor:
-        return self.session.objective.select_output(self._split.run_corrupted(boundary, parameters))
+        def differentiate() -> list[Outcome]:
+            tallies = [Tally(objective) for _ in parameters]
+            for leaf in (leaf for leaves in parameters for leaf in leaves.values()):
+                leaf.grad = None
+            for batch, boundary in self._batches():
+                for leaves, tally in zip(parameters, tallies, strict=True):
+                    output = objective.select_output(self._split.run_corrupted(boundary, leaves))
+                    tally.add(output, batch[1])
+                    if output.requires_grad:
+                        (compute(output, batch[1]).sum() / self._labels).backward()
+            return [tally.outcome() for tally in tallies]
+
+        return self.session.run(differentiate)
 
     def _batches(self) -> Iterator[tuple[Batch, Boundary]]:
         for index, batch in enumerate(self.session.batches()):

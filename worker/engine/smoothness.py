@@ -184,7 +184,8 @@ def _make_second_derivative(session: Session, names: Sequence[str], corruption: 
             total += layout.flatten({name: read_gradient(leaf) for name, leaf in leaves.items()})
         return total
 
-    return sdpa_kernel(SDPBackend.MATH)(multiply)
+    math = sdpa_kernel(SDPBackend.MATH)(multiply)
+    return lambda vector: session.run(lambda: math(vector))
 
 
 def _make_differences(session: Session, names: Sequence[str], corruption: Tensor) -> HessianProduct:

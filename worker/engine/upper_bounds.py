@@ -51,7 +51,8 @@ class LossBounder:
         reason = _find_obstacle(self.session)
         if reason is None:
             try:
-                return self._measure(_find_limits(self.session, names, region))
+                limits = _find_limits(self.session, names, region)
+                return self.session.run(lambda: self._measure(limits))
             except NotCoveredError as error:
                 reason = str(error)
         return UpperBound(None, "not_available", reason, {})

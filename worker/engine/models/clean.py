@@ -43,6 +43,12 @@ class CleanProgram:
         self._suffixes: dict[int, Suffixes] = {}
         self._activations: dict[int, Environment] = {}
 
+    def shed(self) -> None:
+        """Keep no activations and no sessions: memory ran out."""
+        self._activations, self._room = {}, 0
+        for suffixes in self._suffixes.values():
+            suffixes.shed()
+
     def find_plan(self, inputs: Mapping[str, Any]) -> Plan:
         """Return the plan for inputs of this signature."""
         signature = compute_signature(inputs)

@@ -85,6 +85,10 @@ class Suffixes:
         self._built[cut] = build_suffix(self._program, self._find_steps(cut), self._plan.known, cut.weights, crossing)
         return self._built[cut]
 
+    def shed(self) -> None:
+        """Drop every session; they are built again when needed."""
+        self._built.clear()
+
     def _choose_stages(self) -> list[int]:
         """Return positions near equal distances, where the fewest values cross and all of them are kept."""
         width = len(self._running) / STAGES

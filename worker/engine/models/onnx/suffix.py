@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worker.engine.models.onnx.reference import ERRORS, SILENT
 from worker.engine.models.program import Environment, Program, Step
+from worker.engine.shortage import is_out_of_memory
 
 IR_VERSION = 10
 NUMBERS = "#numbers"
@@ -51,7 +52,9 @@ class Suffix:
                 feeds[name] = self.weights[name] if name in self.weights else environment[name].numpy()
         try:
             found = self.session.run(self.outputs, feeds)
-        except ERRORS:
+        except ERRORS as error:
+            if is_out_of_memory(error):
+                raise MemoryError(str(error)) from None
             return None
         if not all(isinstance(value, np.ndarray) for value in found):
             return None
