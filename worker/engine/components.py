@@ -20,7 +20,9 @@ CONVOLUTION, RECURRENT = re.compile("conv(?!ert)"), re.compile("lstm|gru|rnn")
 NORM = re.compile("(batch|layer|group|instance|rms)_?norm")
 FUSED = re.compile("scaled_dot_product|attention$|encoder_layer")
 WITH_PROJECTIONS = re.compile("native|encoder_layer")
-PRODUCT = re.compile("(linear|bilinear|(fused)?(matmul|gemm)|mm|bmm|mv|addm[mv]|b?addbmm|einsum|tensordot)$")
+PRODUCT = re.compile(
+    "(linear(classifier|regressor)?|bilinear|(fused)?(matmul|gemm)|mm|bmm|mv|addm[mv]|b?addbmm|einsum|tensordot)$"
+)
 ACTIVATION = re.compile(
     "((leaky_?|p|fast|bias|quick|thresholded)?(relu6?|gelu)|s?elu|celu|silu|(hard)?(swish|sigmoid|tanh)|erf|soft(plus|sign)|mish|"
     "(swi)?glu)$"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from schemas.errors import AuditError, Fault, ModelRefused, ModelUnreadable, UnsupportedOperator, join_errors
+from worker.engine.models.onnx.operators.refused import REFUSED
 from worker.engine.models.onnx.registry import NEWEST_OPSET, OLDEST_OPSET
 
 NAMED_NODES = 5
@@ -68,6 +69,8 @@ def _describe(missing: Missing, nodes: Sequence[str]) -> Fault:
 
 
 def _advise(missing: Missing) -> str:
+    if (missing.domain, missing.operator) in REFUSED:
+        return REFUSED[missing.domain, missing.operator][1]
     if missing.domain not in KNOWN_DOMAINS:
         return f"the domain {missing.domain!r} is not ONNX's: include the operator as a local function or export without it"
     if missing.domain == "com.microsoft":

@@ -15,7 +15,9 @@ from worker.engine.models.onnx.attributes import read_attributes
 from worker.engine.models.onnx.faults import Faults, Missing
 from worker.engine.models.onnx.names import Names
 from worker.engine.models.onnx.operators import TABLE
+from worker.engine.models.onnx.operators.refused import REFUSED
 from worker.engine.models.onnx.operators.small_floats import SMALL
+from worker.engine.models.onnx.outputs import find_numeric_part
 from worker.engine.models.onnx.registry import NEWEST_OPSET, OLDEST_OPSET, Node, Operator, UncoveredError
 from worker.engine.models.onnx.scopes import read_scope
 from worker.engine.models.onnx.standard import NodeChecker, fill_attributes, is_text, plain_domain, read_opsets
@@ -110,11 +112,12 @@ class _GraphReader:
         stored = {tensor.name for tensor in proto.initializer}
         taken = stored | {entry.name for entry in proto.input} | {name for node in proto.node for name in node.output}
         context = Context(Names(dict.fromkeys(taken - {OMITTED}, 1), main=True), opsets)
-        self._read_initializers(proto, context)
+        part = find_numeric_part(proto)
+        self._read_initializers(proto, context, part.unread)
         inputs = [self._read_input(entry, context) for entry in proto.input if entry.name not in context.names.known]
-        self.graph.steps = self._read_nodes(proto.node, context)
+        self.graph.steps = self._read_nodes(part.nodes, context)
         self.graph.inputs = tuple(entry for entry in inputs if entry is not None)
-        self.graph.outputs = tuple(self._find(entry.name, context, "the graph's output") for entry in proto.output)
+        self.graph.outputs = tuple(self._find(entry.name, context, "the graph's output") for entry in part.outputs)
         self.faults.raise_any()
         self.graph.unsupported = self.faults.list_missing()
         return self.graph
@@ -162,8 +165,10 @@ class _GraphReader:
             self.small.add(name)
         return InputSpec(name, DTYPES[code], shape, optional)
 
-    def _read_initializers(self, graph: GraphProto, context: Context) -> None:
+    def _read_initializers(self, graph: GraphProto, context: Context, unread: frozenset[str] = frozenset()) -> None:
         for tensor in graph.initializer:
+            if tensor.name in unread:
+                continue
             self._store(tensor.name, partial(self.reader.read, tensor), "initializer", context)
         for sparse in graph.sparse_initializer:
             name = self._define(sparse.values.name, context, "an initializer")
@@ -296,7 +301,7 @@ class _GraphReader:
         operator = TABLE.find(domain, name, opset)
         if operator is None:
             known = TABLE.knows(domain, name)
-            message = "is supported at other opsets only" if known else "is not supported"
+            message = "is supported at other opsets only" if known else REFUSED.get((domain, name), ("is not supported",))[0]
             raise UncoveredError(message)
         return operator
 
@@ -304,6 +309,8 @@ class _GraphReader:
         attributes = read_attributes(node, lambda tensor: self._read_attribute_tensor(tensor, name))
         form = Node(attributes, tuple(node.input), tuple(node.output), context.opsets.get(plain_domain(node.domain), 0))
         arguments = operator.read_arguments(form)
+        if operator.learn is not None:
+            inputs = (*inputs, *self._store_learned(name, operator.learn(form), context))
         if not operator.relays and not self.small.isdisjoint(inputs):
             message = "computes with eight-bit floats, which is not supported"
             raise UncoveredError(message)
@@ -314,11 +321,19 @@ class _GraphReader:
         if scope is not None or context.scope is not None:
             self.graph.scopes[name] = scope if scope is not None else context.scope or ""
         self.graph.operators[name] = operator
-        if not graphs:
+        if not graphs and operator.learn is None:
             self.graph.nodes[name] = (node, form.opset)
         function = operator.choose_function(len(node.output))
         facts = {"shape_only": operator.shape_only, "dynamic_shape": operator.dynamic_shape}
         return Step(name, operator.title, function, inputs, (), arguments, blocks, **facts)
+
+    def _store_learned(self, node: str, learned: Mapping[str, Tensor], context: Context) -> list[str]:
+        """Store what a node learned and keeps in attributes; return its names."""
+        names = [self._define(f"{node}.{label}", context, f"node {node}") for label in learned]
+        self.graph.stored.update(
+            {name: Stored(value, "initializer") for name, value in zip(names, learned.values(), strict=True)}
+        )
+        return names
 
     def _read_attribute_tensor(self, tensor: TensorProto, node: str) -> Tensor:
         value = self._attempt(lambda: self.reader.read(tensor), f"node {node}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -36,7 +37,7 @@ def run_reference(path: Path, inputs: Mapping[str, Tensor], threads: int) -> dic
         threads: threads inside one operator.
 
     Returns:
-        The graph outputs that are tensors, by name, on the CPU.
+        The graph outputs that are numeric tensors, by name, on the CPU; a map of scores per class as one row per example.
 
     Raises:
         ModelRefused: ONNX Runtime cannot load or run the model.
@@ -59,5 +60,13 @@ def run_reference(path: Path, inputs: Mapping[str, Tensor], threads: int) -> dic
         raise ModelRefused(
             Fault("ONNX Runtime cannot run the model", "/model", "a model that ONNX Runtime runs", got, advice)
         ) from error
-    found = zip((entry.name for entry in session.get_outputs()), outputs, strict=True)
+    names = [entry.name for entry in session.get_outputs()]
+    found = zip(names, map(_join_maps, outputs), strict=True)
     return {name: torch.from_numpy(value) for name, value in found if isinstance(value, np.ndarray) and value.dtype != object}
+
+
+def _join_maps(value: Any) -> Any:
+    """Return a list of maps from class to score as an array [examples, classes]; the runtime sorts the classes."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return np.array([list(row.values()) for row in value], dtype=np.float32)
+    return value

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypedDict, Unpack
 
+from torch import Tensor
+
 OLDEST_OPSET = 7
 """Older files use `broadcast`, `axis` and `consumed_inputs` attributes that nothing writes today."""
 NEWEST_OPSET = 28
@@ -47,6 +49,7 @@ class Node:
 
 
 Prepare = Callable[[Node], dict[str, Any]]
+Learn = Callable[[Node], dict[str, Tensor]]
 
 
 class Facts(TypedDict, total=False):
@@ -56,6 +59,7 @@ class Facts(TypedDict, total=False):
     since: int
     until: int | None
     prepare: Prepare
+    learn: Learn
     settings: tuple[int, ...]
     statistics: tuple[int, ...]
     parameters: tuple[int, ...]
@@ -76,6 +80,7 @@ class Operator:
 
     since, until: the opsets of its domain with these semantics; `until` is the first one without.
     prepare: turns the node's attributes into the function's keyword arguments at load time.
+    learn: finds the node's attributes that are stored tensors; the function gets them after the node's inputs.
     settings: slots whose floats are no weights (bounds, scales, epsilon); statistics: running statistics.
     parameters: slots where even a one-element float is a weight (a bias, a slope).
     sizes: slots whose values decide the output's shape.
@@ -93,6 +98,7 @@ class Operator:
     since: int = 1
     until: int | None = None
     prepare: Prepare | None = None
+    learn: Learn | None = None
     settings: tuple[int, ...] = ()
     statistics: tuple[int, ...] = ()
     parameters: tuple[int, ...] = ()

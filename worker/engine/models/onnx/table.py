@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import onnx.defs
 
 from worker.engine.models.onnx.operators import FAMILIES, TABLE
+from worker.engine.models.onnx.operators.refused import REFUSED
 from worker.engine.models.onnx.registry import NEWEST_OPSET, OLDEST_OPSET, Operator
 
 HEAD = f"""# ONNX operators
@@ -15,6 +16,8 @@ Written by `python -m worker.engine.models.onnx.table` from the operator table; 
 Models at opset {OLDEST_OPSET} to {NEWEST_OPSET} of ONNX's own domain are read. Any other operator is refused before the
 audit starts, with every operator and node named at once; so are attributes and data types beyond what stands here.
 Local functions are inlined, and external data is read where it lies beside the model under a plain file name.
+Outputs that are text are left out. In files of classical models (domain ai.onnx.ml) scores come before class numbers, and a map
+from class to score is read as one column per class in the order of the classes: set `objective.output_kind: probabilities`.
 Tensors may be float32, float64, float16, bfloat16, int8 to int64, uint8 to uint64 or bool; eight-bit floats may only be
 converted and rearranged.
 """
@@ -31,7 +34,8 @@ def render_table() -> str:
         lines = [_render_row(title, entries) for title, entries in sorted(rows.items())]
         heading = f"## {family.name[0].upper()}{family.name[1:]}"
         parts.append("\n".join([heading, "", "| operator | opsets | what it does |", "|---|---|---|", *lines, ""]))
-    parts.append("\n".join(["## Not supported", "", "Of ONNX's own domain: " + ", ".join(_find_missing()) + ".", ""]))
+    missing = [f"| {title} | {reason} |" for title, reason in _find_missing()]
+    parts.append("\n".join(["## Not supported", "", "| operator | why |", "|---|---|", *missing, ""]))
     return "\n".join(parts)
 
 
@@ -63,9 +67,11 @@ def _describe(entry: Operator) -> str:
     return (entry.function.__doc__ or "").split("\n", maxsplit=1)[0]
 
 
-def _find_missing() -> list[str]:
-    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == "" and not schema.deprecated}
-    return sorted(name for name in known - {"Constant"} if not TABLE.knows("", name))
+def _find_missing() -> list[tuple[str, str]]:
+    """Return the operators of the standard's domains that have no row, each with the reason."""
+    known = {(entry.domain, entry.name) for entry in onnx.defs.get_all_schemas() if not entry.deprecated}
+    missing = sorted(key for key in known - {("", "Constant")} if not TABLE.knows(*key))
+    return [(f"{domain}.{name}" if domain else name, ": ".join(REFUSED.get((domain, name), ()))) for domain, name in missing]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from worker.engine.models.onnx.operators import (
     activation,
     attention,
+    classical,
     control,
     convolution,
     creation,
@@ -46,6 +47,7 @@ FAMILIES: tuple[Family, ...] = (
     quantisation.operator,
     losses.operator,
     text.operator,
+    classical.family,
     microsoft.family,
 )
 TABLE = Table(FAMILIES)
