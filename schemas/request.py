@@ -243,6 +243,7 @@ class AuditRequest(Input):
     objective: Objective = Objective()
     sets: Annotated[tuple[CorruptionSets, ...], Field(min_length=1, max_length=64)] | None = None
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=64)] = ("model", "per_module")
+    running_statistics: bool = False
     search: Search = Search()
     theory: Theory = Theory()
     breaking_points: Annotated[tuple[BreakingPointRequest, ...], Field(max_length=16)] | None = None

@@ -115,6 +115,7 @@ def build_source(job: "AuditInput") -> Source:
         device=job.device,
         threads=job.threads,
         held_out=_build_held_out(job),
+        running_statistics=job.request.running_statistics,
     )
 
 

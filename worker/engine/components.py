@@ -10,7 +10,7 @@ COMPONENTS = tuple(
     re.findall(
         r"\w+",
         "embedding recurrent convolution attention_query attention_key attention_value attention_qkv attention_output "
-        "feed_forward linear normalisation bias other",
+        "feed_forward linear normalisation bias running_statistics other",
     )
 )
 """In order of precedence: a weight with several roles (a tied embedding) has the first of them."""
@@ -316,6 +316,7 @@ def find_components(program: Program) -> dict[str, str]:
     for use in graph.uses:
         for name in use.weights:
             roles[name].add(linears.get(name, "linear") if use.role == "linear" else use.role)
+    roles |= {name: {"running_statistics"} for name in program.statistics}
     return {name: min(held, key=COMPONENTS.index) for name, held in roles.items()}
 
 

@@ -14,6 +14,7 @@ from worker.engine.data.npz import load_npz
 from worker.engine.memory import Shrinking, check_file_fits, choose_micro_batch, measure_example, plan_halvings, run_one_example
 from worker.engine.models.load import load_program, measure_parity
 from worker.engine.models.program import Program
+from worker.engine.models.running import audit_statistics
 from worker.engine.objective import Objective
 from worker.engine.refusals import Refusals
 from worker.engine.session import Session
@@ -53,6 +54,7 @@ class Source:
     threads: int = 1
     micro_batch: int | None = None
     held_out: DataFile | None = None
+    running_statistics: bool = False
 
 
 def fix_numerics(threads: int) -> None:
@@ -106,7 +108,8 @@ def _load_program(source: Source, refusals: Refusals) -> tuple[Program | None, b
     """Return the program, as far as it could be read, and whether it can be run."""
     check_file_fits(source.model_path.stat().st_size)
     try:
-        return load_program(source.model_path, source.model_format), True
+        program = load_program(source.model_path, source.model_format)
+        return (audit_statistics(program) if source.running_statistics else program), True
     except AuditError as error:
         refusals.errors.append(error)
         rest = error.partial if isinstance(error, UnsupportedOperator) else None

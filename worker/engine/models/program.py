@@ -137,6 +137,8 @@ class Program:
     saved_in_training: bool = False
     """The module was saved in training mode, but every operator follows evaluation mode now."""
     grids: dict[str, Grid] = field(default_factory=dict)
+    statistics: frozenset[str] = frozenset()
+    """Those weights that are running statistics, where the audit asked for them (running.py)."""
     nodes: Mapping[str, Any] = field(default_factory=dict)
     """ONNX files: the file's node behind a step and its opset, by step name. Empty once the program is cast."""
 
