@@ -12,7 +12,7 @@ ARGS   ?=
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity conformance worst coverage flips chaos up schemas constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity conformance optimised worst coverage flips chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ parity: $(VENV)/.installed-dev ## how close the interpreter is on 17 architectur
 
 conformance: $(VENV)/.installed-dev ## which of ONNX's own node cases pass, and why the others are refused
 	@$(BIN)/python -m benchmarks.conformance $(ARGS)
+
+optimised: $(VENV)/.installed-dev ## files of ONNX Runtime's optimiser and quantiser, against the runtime
+	@$(BIN)/python -m benchmarks.optimised $(ARGS)
 
 worst: $(VENV)/.installed-dev ## the search against dense search and many restarts (half an hour)
 	@$(BIN)/python -m benchmarks.worst_case $(ARGS)

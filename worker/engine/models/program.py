@@ -91,16 +91,18 @@ class Grid:
     """How the file stores a weight: value = (code - zero_point) * step.
 
     codes: the stored integers, in stored type and shape; step and zero_point are broadcastable to them.
+    narrow: the bits of a code where it has fewer than its type.
     """
 
     codes: Tensor
     step: Tensor
     zero_point: Tensor
+    narrow: int = 0
 
     @property
     def bits(self) -> int:
         """The width of a code."""
-        return self.codes.dtype.itemsize * 8
+        return self.narrow or self.codes.dtype.itemsize * 8
 
     @property
     def signed(self) -> bool:
@@ -109,7 +111,13 @@ class Grid:
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the values behind codes, in the type of the step."""
+        if self.zero_point.is_floating_point():
+            return (codes.to(self.step.dtype) - self.zero_point) * self.step
         return (codes.long() - self.zero_point.long()).to(self.step.dtype) * self.step
+
+    def map(self, convert: Callable[[Tensor], Tensor]) -> "Grid":
+        """Return the grid with each tensor converted."""
+        return Grid(convert(self.codes), convert(self.step), convert(self.zero_point), self.narrow)
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,8 @@ class Program:
     """The file carries operators in training mode (dropout that drops, statistics that update)."""
     saved_in_training: bool = False
     """The module was saved in training mode, but every operator follows evaluation mode now."""
+    rounds: bool = False
+    """Values inside are rounded to a grid: one that lies between two codes to the last bit may fall to either."""
     grids: dict[str, Grid] = field(default_factory=dict)
     statistics: frozenset[str] = frozenset()
     """Those weights that are running statistics, where the audit asked for them (running.py)."""
@@ -192,7 +202,7 @@ class Program:
             weights={name: tensor(value) for name, value in self.weights.items()},
             constants={name: convert(value) for name, value in self.constants.items()},
             steps=tuple(convert_step(step) for step in self.steps),
-            grids={name: Grid(tensor(g.codes), tensor(g.step), tensor(g.zero_point)) for name, g in self.grids.items()},
+            grids={name: grid.map(tensor) for name, grid in self.grids.items()},
         )
 
 

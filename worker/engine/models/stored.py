@@ -44,7 +44,7 @@ class Stored:
     @property
     def bits(self) -> int:
         """The width of one stored number."""
-        return self.codes.dtype.itemsize * 8
+        return self.codes.dtype.itemsize * 8 if self.grid is None else self.grid.bits
 
     @property
     def values(self) -> Tensor:
@@ -79,7 +79,7 @@ class Stored:
 
 
 def _take(grid: Grid, shape: torch.Size, at: tuple[int, ...]) -> Grid:
-    return Grid(grid.codes[at], grid.step.expand(shape)[at], grid.zero_point.expand(shape)[at])
+    return Grid(grid.codes[at], grid.step.expand(shape)[at], grid.zero_point.expand(shape)[at], grid.narrow)
 
 
 def read_stored(weights: Mapping[str, Tensor], grids: Mapping[str, Grid], names: Iterable[str]) -> dict[str, Stored]:
@@ -88,7 +88,7 @@ def read_stored(weights: Mapping[str, Tensor], grids: Mapping[str, Grid], names:
     for name in names:
         weight, grid = weights[name].detach(), grids.get(name)
         if grid is not None:
-            grid = Grid(*(tensor.to(weight.device) for tensor in (grid.codes, grid.step, grid.zero_point)))
+            grid = grid.map(lambda tensor, device=weight.device: tensor.to(device))  # type: ignore[misc]
         codes = weight.contiguous().view(FLOATS[weight.dtype][0]) if grid is None else grid.codes
         found[name] = Stored(codes, weight.dtype, grid)
     return found

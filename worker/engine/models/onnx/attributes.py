@@ -9,7 +9,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 from torch import Tensor
 
 from worker.engine.models.onnx.registry import UncoveredError
-from worker.engine.models.onnx.tensors import DTYPES, name_dtype
+from worker.engine.models.onnx.tensors import DTYPES, NARROW, name_dtype
 
 DTYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"})
 """Integers that name a data type; as torch.dtype in Step.attributes they follow Program.cast."""
@@ -52,7 +52,7 @@ def read_attributes(node: NodeProto, read_tensor: Callable[[TensorProto], Tensor
 
 def _read_attribute(entry: AttributeProto, read_tensor: Callable[[TensorProto], Tensor]) -> Any:
     if entry.type == AttributeProto.INT and entry.name in DTYPE_ATTRIBUTES:
-        return read_dtype(entry.i)
+        return NARROW[entry.i] if entry.i in NARROW and entry.name == "output_dtype" else read_dtype(entry.i)
     if entry.type == AttributeProto.TENSOR:
         return read_tensor(entry.t)
     if entry.type not in READERS:

@@ -21,7 +21,7 @@ from worker.engine.models.onnx.outputs import find_numeric_part
 from worker.engine.models.onnx.registry import NEWEST_OPSET, OLDEST_OPSET, Node, Operator, UncoveredError
 from worker.engine.models.onnx.scopes import read_scope
 from worker.engine.models.onnx.standard import NodeChecker, fill_attributes, is_text, plain_domain, read_opsets
-from worker.engine.models.onnx.tensors import DTYPES, TensorError, name_dtype
+from worker.engine.models.onnx.tensors import DTYPES, NARROW, NarrowType, TensorError, name_dtype
 from worker.engine.models.program import OMITTED, Block, InputSpec, Step
 
 MAX_NODES = 100_000
@@ -36,10 +36,14 @@ Origin = Literal["initializer", "constant"]
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor that the file stores, and whether it stands among the initializers or in a Constant node."""
+    """A tensor that the file stores, and whether it stands among the initializers or in a Constant node.
+
+    narrow: the type of integers of less than a byte.
+    """
 
     tensor: Tensor
     origin: Origin
+    narrow: NarrowType | None = None
 
 
 @dataclass
@@ -48,11 +52,14 @@ class Graph:
 
     inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[str, ...] = ()
+    output_types: tuple[torch.dtype | None, ...] = ()
+    """The types that the file declares, None where it does not."""
     steps: tuple[Step, ...] = ()
     stored: dict[str, Stored] = field(default_factory=dict)
     operators: dict[str, Operator] = field(default_factory=dict)
     nodes: dict[str, tuple[NodeProto, int]] = field(default_factory=dict)
-    """The file's node behind a step and the opset of its domain; none for nodes with graphs inside."""
+    """The file's node behind a step and the opset of its domain; none for nodes with graphs inside, and none for those whose
+    integers are floats here."""
     scopes: dict[str, str] = field(default_factory=dict)
     unsupported: tuple[Fault, ...] = ()
     """Operators outside the table; their nodes have no steps."""
@@ -118,6 +125,7 @@ class _GraphReader:
         self.graph.steps = self._read_nodes(part.nodes, context)
         self.graph.inputs = tuple(entry for entry in inputs if entry is not None)
         self.graph.outputs = tuple(self._find(entry.name, context, "the graph's output") for entry in part.outputs)
+        self.graph.output_types = tuple(DTYPES.get(entry.type.tensor_type.elem_type) for entry in part.outputs)
         self.faults.raise_any()
         self.graph.unsupported = self.faults.list_missing()
         return self.graph
@@ -169,13 +177,24 @@ class _GraphReader:
         for tensor in graph.initializer:
             if tensor.name in unread:
                 continue
-            self._store(tensor.name, partial(self.reader.read, tensor), "initializer", context)
+            self._store(
+                tensor.name, partial(self.reader.read, tensor), "initializer", context, narrow=NARROW.get(tensor.data_type)
+            )
         for sparse in graph.sparse_initializer:
             name = self._define(sparse.values.name, context, "an initializer")
             what, where = f"tensor {name!r} is sparse", f"/model/initializers/{name}"
             self.faults.refused.append(Fault(what, where, "a dense tensor", "a sparse one", "store the tensor densely"))
 
-    def _store(self, name: str, read: Callable[[], Tensor], origin: Origin, context: Context, *, shared: bool = True) -> None:
+    def _store(
+        self,
+        name: str,
+        read: Callable[[], Tensor],
+        origin: Origin,
+        context: Context,
+        *,
+        shared: bool = True,
+        narrow: NarrowType | None = None,
+    ) -> None:
         key = (*context.path, name)
         if context.path and shared and key in self.shared:
             context.names.known[name] = self.shared[key]  # a function's tensor is stored once, however often it is called
@@ -183,7 +202,7 @@ class _GraphReader:
         self.shared[key] = self._define(name, context, f"{origin} {name}")
         value = self._attempt(read, f"/model/{origin}s/{name}")
         if value is not None:
-            self.graph.stored[self.shared[key]] = Stored(value, origin)
+            self.graph.stored[self.shared[key]] = Stored(value, origin, narrow)
 
     def _attempt(self, read: Callable[[], Tensor], where: str) -> Tensor | None:
         try:
@@ -256,7 +275,8 @@ class _GraphReader:
             return
         output, entry = node.output[0], node.attribute[0]
         if entry.name == "value":
-            self._store(output, lambda: self.reader.read(entry.t), "constant", context, shared=shared)
+            narrow = NARROW.get(entry.t.data_type)
+            self._store(output, lambda: self.reader.read(entry.t), "constant", context, shared=shared, narrow=narrow)
         elif entry.name in {"value_float", "value_floats", "value_int", "value_ints"}:
             values: Any = {"value_float": entry.f, "value_int": entry.i}.get(entry.name, list(entry.floats or entry.ints))
             dtype = torch.float32 if "float" in entry.name else torch.int64
@@ -321,7 +341,7 @@ class _GraphReader:
         if scope is not None or context.scope is not None:
             self.graph.scopes[name] = scope if scope is not None else context.scope or ""
         self.graph.operators[name] = operator
-        if not graphs and operator.learn is None:
+        if not graphs and operator.learn is None and not operator.rounds:
             self.graph.nodes[name] = (node, form.opset)
         function = operator.choose_function(len(node.output))
         facts = {"shape_only": operator.shape_only, "dynamic_shape": operator.dynamic_shape}

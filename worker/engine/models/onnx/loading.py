@@ -12,7 +12,7 @@ from worker.engine.models.onnx.exporter import read_exporter
 from worker.engine.models.onnx.graph import Graph, read_graph
 from worker.engine.models.onnx.modules import find_modules
 from worker.engine.models.onnx.passes import drop_aliases, drop_unread, fold_integers, list_numbers, mark_dynamic
-from worker.engine.models.onnx.quantised import join_pairs, take_grids
+from worker.engine.models.onnx.quantised import cast_outputs, rounds_activations, set_limits, take_grids
 from worker.engine.models.onnx.standard import is_text, read_opsets
 from worker.engine.models.onnx.uses import Uses
 from worker.engine.models.onnx.weights import find_skipped
@@ -44,14 +44,15 @@ def load_onnx(path: Path) -> Program:
 def _build_program(model: ModelProto, graph: Graph) -> Program:
     """Return the program of a graph; nodes that have no step leave holes."""
     graph.steps = drop_aliases(graph.steps, graph.operators, graph.outputs)
-    grids, numbers = take_grids(graph)
-    join_pairs(graph)
+    quantised = take_grids(graph)
+    set_limits(graph)
+    cast_outputs(graph)
     graph.steps = drop_aliases(graph.steps, graph.operators, graph.outputs)
     exporter, uses = read_exporter(model), Uses(graph.steps, graph.operators)
-    skipped = find_skipped(graph, uses, exporter)
+    skipped = find_skipped(graph, uses, exporter, quantised.numbers)
     weights = {name: entry.tensor for name, entry in graph.stored.items() if name not in skipped}
-    listed = [*skipped.values(), *numbers.values()]
-    constants: dict[str, Any] = {name: graph.stored[name].tensor for name in skipped}
+    listed = [*skipped.values(), *quantised.dropped.values()]
+    constants: dict[str, Any] = {name: graph.stored[name].tensor for name in skipped} | quantised.constants
     steps, lists = list_numbers(graph.steps, graph.operators, constants)
     steps, folded = fold_integers(steps, constants)
     steps = mark_dynamic(drop_unread(steps, graph.outputs), graph.operators, {*constants, *lists, *folded})
@@ -66,9 +67,10 @@ def _build_program(model: ModelProto, graph: Graph) -> Program:
         steps=steps,
         modules=find_modules(weights, uses, graph.scopes, exporter),
         skipped=tuple(entry for entry in listed if entry.reason != "integer" or entry.weights > 1),
+        rounds=rounds_activations(graph),
         training=is_training(steps, constants),
         nodes={step.name: _copy_node(*graph.nodes[step.name]) for step in steps if step.name in graph.nodes},
-        grids={name: grid for name, grid in grids.items() if name in weights},
+        grids={name: grid for name, grid in quantised.grids.items() if name in weights},
     )
 
 

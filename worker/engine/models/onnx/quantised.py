@@ -1,42 +1,166 @@
-"""Quantised files: integers behind a DequantizeLinear are weights on a grid, and rounded activations pass gradients on."""
+"""Quantised files: stored integers that an operator reads on a grid are weights in real units.
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+The operator table says which slots read such integers, and where the grid's scale and zero point stand. Behind a
+DequantizeLinear the weight takes the place of what it computes; an operator on integers gets a step before it that turns the
+weight back into codes.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from worker.engine.models.onnx.graph import Graph, Stored
 from worker.engine.models.onnx.operators import TABLE
-from worker.engine.models.onnx.operators.quantisation import PAIR, build_grid
-from worker.engine.models.onnx.registry import NEWEST_OPSET
-from worker.engine.models.onnx.uses import Uses
-from worker.engine.models.program import Grid, SkippedTensor, Step, walk_steps
+from worker.engine.models.onnx.operators.quantisation import READ_WEIGHT, build_grid, find_limits
+from worker.engine.models.onnx.registry import NEWEST_OPSET, Codes
+from worker.engine.models.onnx.uses import Use, Uses
+from worker.engine.models.program import OMITTED, Grid, SkippedTensor, Step, walk_steps
 
-READ, WRITE = "DequantizeLinear", "QuantizeLinear"
+READ = frozenset({"DequantizeLinear", "com.microsoft.DequantizeLinear"})
+EXACT = frozenset({"ReadWeight", "DequantizeLinear", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"})
+"""Operators that read codes and round nothing."""
+CODE_TYPES = frozenset({torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32})
 
 
-def take_grids(graph: Graph) -> tuple[dict[str, Grid], dict[str, SkippedTensor]]:
-    """Turn stored integers that one grid reads into weights, and their readers into aliases.
+class Reading(NamedTuple):
+    """How integers are read: the names of what is multiplied to the step, of the zero point, the axis and the block size."""
+
+    scales: tuple[str, ...]
+    zero_point: str
+    axis: int
+    block: int
+
+
+@dataclass
+class Quantised:
+    """What the integers of a file turned out to be.
+
+    grids: by weight name. constants: what the new steps read beside weights. dropped: scales and zero points that nothing
+    reads any more. numbers: scales and zero points among the stored tensors.
+    """
+
+    grids: dict[str, Grid] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    dropped: dict[str, SkippedTensor] = field(default_factory=dict)
+    numbers: set[str] = field(default_factory=set)
+
+
+def take_grids(graph: Graph) -> Quantised:
+    """Turn stored integers that one grid reads into weights, and let their readers read those.
 
     The weight keeps the integers' stored name and holds (code - zero_point) * scale. Integers that anything else reads too,
     or with another scale, stay integers.
 
     Returns:
-        The grids by weight name, and the scales and zero points that nothing reads any more.
+        The grids, and what goes with them.
     """
     uses = Uses(graph.steps, graph.operators)
-    grids: dict[str, Grid] = {}
-    taken: dict[str, Step] = {}
+    found = Quantised()
+    aliased: dict[str, Step] = {}
     for name, stored in list(graph.stored.items()):
-        readers = uses.find_direct(name)
-        asked = {(use.step.operator, use.slot, use.step.inputs[1:], use.step.attributes.get("axis")) for use in readers}
-        if len(asked) != 1 or stored.tensor.is_floating_point() or (readers[0].step.operator, readers[0].slot) != (READ, 0):
+        readers = _find_readers(name, uses) if stored.tensor.dtype in CODE_TYPES else []
+        reading = _find_reading(graph, uses, readers)
+        moved = any(not reader.direct for reader in readers)
+        grid = None if reading is None else _read_grid(graph, stored, reading, moved=moved)
+        if reading is None or grid is None:
             continue
-        grid = _read_grid(graph, stored, readers[0].step)
-        if grid is not None and grid.bits in {8, 32}:
-            grids[name] = grid
-            graph.stored[name] = Stored(grid.decode(grid.codes), stored.origin)
-            taken.update((use.step.name, use.step) for use in readers)
-    _hand_on(graph, set(taken))
-    return grids, _drop_unread(graph, {name for step in taken.values() for name in step.inputs[1:]})
+        found.grids[name] = grid
+        found.numbers.update({*reading.scales, reading.zero_point} - {OMITTED})
+        graph.stored[name] = Stored(grid.decode(grid.codes), stored.origin)
+        if all(_is_plain(use, grid) for use in readers):
+            aliased.update((use.step.name, use.step) for use in readers)
+        else:
+            found.constants |= _insert_codes(graph, name, grid)
+    _hand_on(graph, set(aliased))
+    found.dropped = _drop_unread(graph, {name for step in aliased.values() for name in step.inputs[1:]})
+    return found
+
+
+class Reader(NamedTuple):
+    """A slot that computes with stored integers; `direct` where it reads the stored tensor itself."""
+
+    step: Step
+    codes: Codes | None
+    direct: bool
+
+
+def _find_readers(name: str, uses: Uses) -> list[Reader]:
+    """Return who computes with the integers, seen through what only rearranges them."""
+    found: list[Reader] = []
+    waiting = [name]
+    while waiting:
+        place = waiting.pop()
+        for use in uses.find_direct(place):
+            if use.operator.relays and use.slot == 0:
+                waiting += use.step.outputs
+                continue
+            spec = next((codes for codes in use.operator.codes if codes.slot == use.slot), None)
+            found.append(Reader(use.step, spec, place == name))
+    return found
+
+
+def _find_reading(graph: Graph, uses: Uses, readers: Sequence[Reader]) -> Reading | None:
+    """Return how all readers read the integers, None where one of them does not read codes or reads them otherwise."""
+    readings = {_read_slots(graph, uses, reader.step, reader.codes) if reader.codes else None for reader in readers}
+    return readings.pop() if len(readings) == 1 else None
+
+
+def _read_slots(graph: Graph, uses: Uses, step: Step, codes: Codes) -> Reading | None:
+    inputs = (*step.inputs, *[OMITTED] * 20)
+    scales = tuple(inputs[slot] for slot in codes.scales) or _find_later_scale(graph, uses, step)
+    zero_point = OMITTED if codes.zero_point is None else inputs[codes.zero_point]
+    numbers = [name for name in (*scales, zero_point) if name != OMITTED]
+    if not scales or not all(name in graph.stored for name in numbers):
+        return None
+    axis = step.attributes[codes.axis] if isinstance(codes.axis, str) else codes.axis
+    if all(graph.stored[name].tensor.numel() == 1 for name in numbers):
+        axis = 0  # one number for all: readers agree whatever axis they name
+    return Reading(scales, zero_point, axis, step.attributes.get("block", 0))
+
+
+def _find_later_scale(graph: Graph, uses: Uses, step: Step) -> tuple[str, ...]:
+    """Return the stored scale of a product of integers: its result, as floats, is multiplied by both scales' product."""
+    cast = _find_only_use(uses, step.outputs[0])
+    if cast is not None and cast.step.operator == "Cast":
+        scaled = _find_only_use(uses, cast.step.outputs[0])
+        if scaled is not None and scaled.step.operator == "Mul":
+            writer = uses.find_writer(scaled.step.inputs[1 - scaled.slot])
+            if writer is not None and writer.operator == "Mul":
+                return tuple(name for name in reversed(writer.inputs) if name in graph.stored)[:1]
+    return ()
+
+
+def _find_only_use(uses: Uses, name: str) -> Use | None:
+    readers = uses.find_direct(name)
+    return readers[0] if len(readers) == 1 else None
+
+
+def _read_grid(graph: Graph, stored: Stored, reading: Reading, *, moved: bool) -> Grid | None:
+    """Return the grid whose scale and zero point the file stores; None where the integers were moved across its slices."""
+    scale = reduce(torch.mul, (graph.stored[name].tensor for name in reading.scales))
+    zero_point = graph.stored[reading.zero_point].tensor if reading.zero_point else None
+    if moved and (scale.numel() > 1 or (zero_point is not None and zero_point.numel() > 1)):
+        return None
+    bits = 0 if stored.narrow is None else stored.narrow.bits
+    return build_grid(stored.tensor, scale, zero_point, reading.axis, reading.block, bits)
+
+
+def _is_plain(reader: Reader, grid: Grid) -> bool:
+    dtype = reader.step.attributes.get("dtype")
+    return reader.direct and reader.step.operator in READ and dtype in {None, grid.step.dtype}
+
+
+def _insert_codes(graph: Graph, name: str, grid: Grid) -> dict[str, Tensor]:
+    """Let a step turn the weight into codes for its readers; return the constants that it reads."""
+    codes, step, zero_point = (f"{name}#{what}" for what in ("codes", "step", "zero_point"))
+    graph.steps = rename(graph.steps, {name: codes})
+    graph.steps = (Step(codes, READ_WEIGHT.title, READ_WEIGHT.function, (name, step, zero_point), (codes,)), *graph.steps)
+    graph.operators[codes] = READ_WEIGHT
+    return {step: grid.step, zero_point: grid.zero_point}
 
 
 def _hand_on(graph: Graph, taken: set[str]) -> None:
@@ -59,31 +183,61 @@ def _drop_unread(graph: Graph, names: set[str]) -> dict[str, SkippedTensor]:
     dropped = {name: stored.tensor for name, stored in graph.stored.items() if name in names - read}
     for name in dropped:
         del graph.stored[name]
-    reasons = {name: "not_a_weight" if tensor.is_floating_point() else "integer" for name, tensor in dropped.items()}
-    return {name: SkippedTensor(name, tensor.numel(), reasons[name]) for name, tensor in dropped.items()}
+    return {name: SkippedTensor(name, tensor.numel(), "not_a_weight") for name, tensor in dropped.items()}
 
 
-def _read_grid(graph: Graph, stored: Stored, step: Step) -> Grid | None:
-    """Return the grid whose scale and zero point the file stores, or None."""
-    scale, *rest = step.inputs[1:]
-    if scale not in graph.stored or (rest and rest[0] and rest[0] not in graph.stored):
-        return None
-    zero_point = graph.stored[rest[0]].tensor if rest and rest[0] else None
-    return build_grid(stored.tensor, graph.stored[scale].tensor, zero_point, step.attributes["axis"])
+def rounds_activations(graph: Graph) -> bool:
+    """Whether anything but stored weights is rounded to a grid."""
+    return any(
+        graph.operators[step.name].rounds and graph.operators[step.name].name not in EXACT for step in walk_steps(graph.steps)
+    )
 
 
-def join_pairs(graph: Graph) -> None:
-    """Let each DequantizeLinear of what a QuantizeLinear of the same grid wrote round in one step, straight through."""
-    writers = {step.outputs[0]: step for step in walk_steps(graph.steps) if step.operator == WRITE}
+def set_limits(graph: Graph) -> None:
+    """Let what rounds to integers of less than a byte know their ends, which the stored zero point's type says."""
 
-    def join(step: Step) -> Step:
-        first = writers.get(step.inputs[0]) if step.operator == READ else None
-        if first is None or first.inputs[1:] != step.inputs[1:] or first.attributes["axis"] != step.attributes["axis"]:
+    def convert(step: Step) -> Step:
+        stored = [graph.stored[name] for name in step.inputs[1:] if name in graph.stored]
+        narrow = next((entry.narrow for entry in stored if entry.narrow is not None), None)
+        if narrow is None or step.attributes.get("limits", ()) is not None:
             return step
-        graph.operators[step.name] = PAIR
-        return replace(step, operator=PAIR.name, function=PAIR.function, inputs=first.inputs, attributes=first.attributes)
+        return replace(step, attributes={**step.attributes, "limits": find_limits(narrow)})
 
-    graph.steps = _replace_steps(graph.steps, join)
+    graph.steps = _replace_steps(graph.steps, convert)
+
+
+def cast_outputs(graph: Graph) -> None:
+    """Give integers that leave the model the type that the file declares: inside they are floats."""
+    if not any(operator.rounds for operator in graph.operators.values()):
+        return
+    declared = dict(zip(graph.outputs, graph.output_types, strict=True))
+    made = {name for step in graph.steps for name in step.outputs}
+    names = {name: dtype for name, dtype in declared.items() if dtype in CODE_TYPES and name in made}
+    cast = TABLE.find("", "Cast", NEWEST_OPSET)
+    if cast is None:
+        message = "the table lacks Cast"
+        raise RuntimeError(message)
+    graph.steps = rename(graph.steps, {name: f"{name}#codes" for name in names})
+    for name, dtype in names.items():
+        step = f"{name}#integers"
+        graph.operators[step] = cast
+        graph.steps += (Step(step, cast.title, _to_integers, (f"{name}#codes",), (name,), {"dtype": dtype}),)
+
+
+def _to_integers(codes: Tensor, *, dtype: torch.dtype) -> Tensor:
+    return codes.round().to(dtype) if codes.is_floating_point() else codes.to(dtype)
+
+
+def rename(steps: Iterable[Step], names: dict[str, str]) -> tuple[Step, ...]:
+    """Return the steps with other names for some values, inside blocks too."""
+
+    def convert(step: Step) -> Step:
+        inputs = tuple(names.get(name, name) for name in step.inputs)
+        outputs = tuple(names.get(name, name) for name in step.outputs)
+        blocks = tuple(replace(block, outputs=tuple(names.get(name, name) for name in block.outputs)) for block in step.blocks)
+        return replace(step, inputs=inputs, outputs=outputs, blocks=blocks)
+
+    return _replace_steps(tuple(steps), convert) if names else tuple(steps)
 
 
 def _replace_steps(steps: Sequence[Step], convert: Callable[[Step], Step]) -> tuple[Step, ...]:

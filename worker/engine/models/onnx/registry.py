@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from torch import Tensor
 
@@ -52,6 +52,19 @@ Prepare = Callable[[Node], dict[str, Any]]
 Learn = Callable[[Node], dict[str, Tensor]]
 
 
+class Codes(NamedTuple):
+    """A slot that reads the integers of a grid: a stored tensor there is a weight.
+
+    scales: the slots whose product is the step; without any, later steps multiply by it. zero_point: its slot, None for zero.
+    axis: what a list of scales runs along; a name is that of the step's attribute that says it.
+    """
+
+    slot: int
+    scales: tuple[int, ...] = ()
+    zero_point: int | None = None
+    axis: int | str = -1
+
+
 class Facts(TypedDict, total=False):
     """What may be said of an operator beside its function; see `Operator`."""
 
@@ -72,6 +85,8 @@ class Facts(TypedDict, total=False):
     many: bool
     shape_only: bool
     dynamic_shape: bool
+    codes: tuple[Codes, ...]
+    rounds: bool
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,8 @@ class Operator:
         given hands its input on.
     alias: the output is the first input itself; relays: it is the first input's values in another arrangement.
     many: the function always returns a tuple, also when the node names one output.
+    codes: slots that read integers of a grid. rounds: it reads or writes such integers, which are floats here so that a
+    gradient passes; the runtime has integers there.
     """
 
     family: str
@@ -111,6 +128,8 @@ class Operator:
     many: bool = False
     shape_only: bool = False
     dynamic_shape: bool = False
+    codes: tuple[Codes, ...] = ()
+    rounds: bool = False
 
     @property
     def title(self) -> str:

@@ -1,6 +1,7 @@
 """Stored tensors: ONNX's data types and TensorProto in torch's terms."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +27,39 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT8E5M2: torch.float8_e5m2,
     TensorProto.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
 }
-"""The types of values. Integers of less than a byte are refused: torch cannot tell them from int8 and uint8."""
+"""The types of values. Integers of less than a byte are stored only: torch cannot tell them from int8 and uint8."""
 UNSTORED = frozenset(code for code, dtype in DTYPES.items() if dtype.is_floating_point and dtype.itemsize == 1)
 """Types that values may pass through and stored tensors may not have: eight-bit floats have no arithmetic."""
+
+
+class NarrowType(NamedTuple):
+    """An integer type of less than a byte. The file packs such integers, the first in the lowest bits; we hold one to a byte."""
+
+    bits: int
+    signed: bool
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest number."""
+        return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that holds one."""
+        return torch.int8 if self.signed else torch.uint8
+
+
+NARROW: dict[int, NarrowType] = {
+    TensorProto.INT2: NarrowType(2, signed=True),
+    TensorProto.UINT2: NarrowType(2, signed=False),
+    TensorProto.INT4: NarrowType(4, signed=True),
+    TensorProto.UINT4: NarrowType(4, signed=False),
+}
+STORED_DTYPES = {
+    **{code: dtype for code, dtype in DTYPES.items() if code not in UNSTORED},
+    **{code: narrow.dtype for code, narrow in NARROW.items()},
+}
+"""What stored tensors may be; integers of less than a byte are meant as codes and zero points of a grid."""
 
 _TYPED_FIELDS: dict[int, tuple[str, type[np.generic]]] = {
     TensorProto.FLOAT: ("float_data", np.float32),
@@ -44,6 +75,7 @@ _TYPED_FIELDS: dict[int, tuple[str, type[np.generic]]] = {
     TensorProto.BOOL: ("int32_data", np.bool_),
     TensorProto.FLOAT16: ("int32_data", np.uint16),  # the bits
     TensorProto.BFLOAT16: ("int32_data", np.uint16),  # the bits
+    **dict.fromkeys(NARROW, ("int32_data", np.uint8)),  # packed
 }
 
 
@@ -60,6 +92,19 @@ def name_dtype(code: int) -> str:
     return TensorProto.DataType.Name(code) if code in TensorProto.DataType.values() else str(code)
 
 
+def unpack(packed: Tensor, narrow: NarrowType, shape: tuple[int, ...]) -> Tensor:
+    """Return integers of less than a byte, one to a byte.
+
+    >>> unpack(torch.tensor([0xF1], dtype=torch.uint8), NarrowType(4, signed=True), (2,)).tolist()
+    [1, -1]
+    """
+    shifts = torch.arange(0, 8, narrow.bits, dtype=torch.uint8)
+    codes = (packed.reshape(-1, 1) >> shifts).bitwise_and(2**narrow.bits - 1).reshape(-1)
+    codes = codes[: math.prod(shape)].reshape(shape).to(narrow.dtype)
+    half = -narrow.limits[0]
+    return codes.bitwise_xor(half).sub(half) if narrow.signed else codes
+
+
 def compute_size_bytes(tensor: TensorProto) -> int:
     """Return how many bytes the declared shape needs, before anything is allocated.
 
@@ -72,13 +117,15 @@ def compute_size_bytes(tensor: TensorProto) -> int:
     Raises:
         TensorError: the type is not supported or a dimension is negative.
     """
-    if tensor.data_type not in DTYPES.keys() - UNSTORED:
+    if tensor.data_type not in STORED_DTYPES:
         message = f"tensor {tensor.name!r} has the type {name_dtype(tensor.data_type)}"
         raise TensorError(message, refused=True)
     if any(size < 0 for size in tensor.dims):
         message = f"tensor {tensor.name!r} declares the shape {list(tensor.dims)}"
         raise TensorError(message)
-    return math.prod(tensor.dims) * DTYPES[tensor.data_type].itemsize
+    if tensor.data_type in NARROW:
+        return -(-math.prod(tensor.dims) * NARROW[tensor.data_type].bits // 8)
+    return math.prod(tensor.dims) * STORED_DTYPES[tensor.data_type].itemsize
 
 
 def read_tensor(tensor: TensorProto, raw: bytes | None = None) -> Tensor:
@@ -89,7 +136,7 @@ def read_tensor(tensor: TensorProto, raw: bytes | None = None) -> Tensor:
         raw: its bytes when they lie outside the file.
 
     Returns:
-        A CPU tensor in the stored type and shape.
+        A CPU tensor in the stored type and shape; integers of less than a byte come one to a byte.
 
     Raises:
         TensorError: the type is not supported, or the stored data does not fill the declared shape exactly.
@@ -99,9 +146,11 @@ def read_tensor(tensor: TensorProto, raw: bytes | None = None) -> Tensor:
     if len(content) != expected:
         message = f"tensor {tensor.name!r} of shape {list(tensor.dims)} needs {expected} bytes, the file has {len(content)}"
         raise TensorError(message)
-    dtype = DTYPES[tensor.data_type]
+    dtype = STORED_DTYPES[tensor.data_type]
     if expected == 0:
         return torch.empty(tuple(tensor.dims), dtype=dtype)
+    if tensor.data_type in NARROW:
+        return unpack(torch.frombuffer(bytearray(content), dtype=torch.uint8), NARROW[tensor.data_type], tuple(tensor.dims))
     if dtype == torch.bool:  # a stored 2 is true as well
         return torch.frombuffer(bytearray(content), dtype=torch.uint8).ne(0).reshape(tuple(tensor.dims))
     return torch.frombuffer(bytearray(content), dtype=dtype).reshape(tuple(tensor.dims))

@@ -5,7 +5,8 @@ A stored floating-point tensor (initializer or Constant node) is a weight unless
 1. Running statistic: every operator that computes with it does so in a slot of running statistics
    (BatchNormalization's mean and variance).
 2. Setting: every operator that computes with it does so in a slot that the operator table marks as a setting
-   (Resize's scales, Clip's bounds, OneHot's values, RotaryEmbedding's tables) or as statistics.
+   (Resize's scales, Clip's bounds, OneHot's values, RotaryEmbedding's tables) or as statistics; so are the steps of the
+   grids that weights are stored on.
 3. Declared: the exporter noted that it is a buffer or a constant of the module, not a parameter
    (the default PyTorch exporter writes this for each tensor that it took over unchanged).
 4. Number: it has one element, its name is not one that a module gave, no operator reads it in a slot of
@@ -22,7 +23,7 @@ is what is deployed, hence a weight.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -39,13 +40,14 @@ MAX_COMPARED = 64
 ANGLE_TOLERANCE = 1e-4
 
 
-def find_skipped(graph: Graph, uses: Uses, exporter: Exporter) -> dict[str, SkippedTensor]:
+def find_skipped(graph: Graph, uses: Uses, exporter: Exporter, grids: Collection[str] = ()) -> dict[str, SkippedTensor]:
     """Return the stored tensors that are no weights, each with its reason.
 
     Args:
         graph: the model's steps and stored tensors.
         uses: who reads them.
         exporter: what the file says of its tensors.
+        grids: scales and zero points of weights that the file stores as integers.
 
     Returns:
         By name; what is not in it is a weight.
@@ -53,6 +55,7 @@ def find_skipped(graph: Graph, uses: Uses, exporter: Exporter) -> dict[str, Skip
     found = {}
     for name, stored in graph.stored.items():
         reason = "integer" if not stored.tensor.is_floating_point() else _find_role(uses.find_final(name))
+        reason = "not_a_weight" if name in grids else reason
         if reason is None and not _is_weight(name, stored, uses, exporter):
             reason = "not_a_weight"
         if reason is not None:

@@ -9,6 +9,7 @@ from worker.engine.models.onnx.operators import (
     creation,
     elementwise,
     indexing,
+    integer,
     linear,
     losses,
     microsoft,
@@ -20,6 +21,7 @@ from worker.engine.models.onnx.operators import (
     reduction,
     regions,
     resizing,
+    runtime_quantised,
     shape,
     signal,
     text,
@@ -45,9 +47,11 @@ FAMILIES: tuple[Family, ...] = (
     control.operator,
     signal.operator,
     quantisation.operator,
+    integer.operator,
     losses.operator,
     text.operator,
     classical.family,
     microsoft.family,
+    runtime_quantised.family,
 )
 TABLE = Table(FAMILIES)
