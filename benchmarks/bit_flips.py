@@ -21,6 +21,7 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
 from worker.engine.bits import FlipSettings, draw_random_flips, search_bit_flips
+from worker.engine.data.files import DataFile
 from worker.engine.gradient import compute_gradient
 from worker.engine.opening import Source, open_session
 from worker.engine.record import Clean
@@ -95,10 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser asks for a preparation that this network does not need
     with tempfile.TemporaryDirectory() as folder:
         sessions = {
-            "int8": open_session(Source(quantise_digits(Path(folder)), DATA)).session,
-            "int8 per channel": open_session(Source(quantise_digits(Path(folder), per_channel=True), DATA)).session,
+            "int8": open_session(Source(quantise_digits(Path(folder)), DataFile(DATA))).session,
+            "int8 per channel": open_session(Source(quantise_digits(Path(folder), per_channel=True), DataFile(DATA))).session,
         }
-    plain = open_session(Source(ARTIFACTS / "digits_cnn.onnx", DATA)).session
+    plain = open_session(Source(ARTIFACTS / "digits_cnn.onnx", DataFile(DATA))).session
     print(f"flips until the accuracy is below {LIMIT}; then as many random flips, {asked.trials} times")
     print(
         f"{'what may flip':35s} {'weights':>7s} {'clean':>6s} {'flips':>6s} {'searched':>9s} {'passes':>9s} "

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.first_order import compute_clean
 from worker.engine.corruption import CorruptionSet, compute_closed_form
+from worker.engine.data.files import DataFile
 from worker.engine.opening import Source, open_session
 from worker.engine.session import Evaluator, Session
 from worker.engine.statistics.asymptotic import AsymptoticSequence, compute_mean_limits
@@ -61,7 +62,7 @@ class Quantity:
 
 def measure_quantities(network: str) -> Iterator[Quantity]:
     """Yield what a network does on every example, clean and corrupted."""
-    session = open_session(Source(ARTIFACTS / f"{network}.onnx", ARTIFACTS / "digits.npz", threads=1)).session
+    session = open_session(Source(ARTIFACTS / f"{network}.onnx", DataFile(ARTIFACTS / "digits.npz"), threads=1)).session
     gradient, _ = compute_clean(session)
     names = tuple(session.program.weights)
     layout = Evaluator(session, names).layout

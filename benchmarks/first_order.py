@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worker.engine.cells import plan_cells
 from worker.engine.corruption import CorruptionSet
+from worker.engine.data.files import DataFile
 from worker.engine.gradient import GradientInfo, compute_gradient
 from worker.engine.opening import Source, open_session
 from worker.engine.record import Clean, Pool
@@ -137,7 +138,7 @@ def _launch(run: Run, optimised: str, options: Sequence[str]) -> "subprocess.Com
 
 def open_run(run: Run) -> Session:
     """Open the run's model and data in the engine, as an audit does."""
-    session = open_session(Source(run.model, run.data, threads=1, micro_batch=run.batch)).session
+    session = open_session(Source(run.model, DataFile(run.data), threads=1, micro_batch=run.batch)).session
     return session if run.dtype == torch.float32 else session.cast(run.dtype)
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from client.errors import BadUsage
 from client.files import hash_file, load_document, load_policy
+from client.packing import find_file
 from schemas.errors import Fault, InvalidRequest
 from schemas.request import AuditRequest
 from schemas.validation import check_document
@@ -41,6 +42,8 @@ class AuditOptions(NamedTuple):
     breaking_points: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     target: str | None = None
+    data_format: str | None = None
+    classes: str | None = None
     loss: str | None = None
     output_kind: str | None = None
     metrics: tuple[str, ...] = ()
@@ -136,15 +139,28 @@ def _add_model(draft: _Draft, options: AuditOptions) -> None:
 def _add_data(draft: _Draft, options: AuditOptions) -> None:
     _add_artifact(draft, "data", options.data, "faultline audit MODEL --data DATA")
     data = draft.document["data"]
-    if options.inputs and isinstance(data, dict):
-        data["inputs"] = dict(_split_pair(text, "--input") for text in options.inputs)
-    if options.target is not None and isinstance(data, dict):
-        data["target"] = options.target
+    if isinstance(data, dict):
+        data |= _read_data_options(options)
     if options.evaluate_on is not None:
         _add_artifact(draft, "evaluate_on", options.evaluate_on, "--evaluate-on FILE")
         held_out = draft.document["evaluate_on"]
-        if isinstance(data, dict) and isinstance(held_out, dict):  # arrays are named alike unless the request says otherwise
-            draft.document["evaluate_on"] = {name: data[name] for name in ("inputs", "target") if name in data} | held_out
+        if isinstance(data, dict) and isinstance(held_out, dict):  # read alike unless the request says otherwise
+            draft.document["evaluate_on"] = {
+                name: value for name, value in data.items() if name not in {"uri", "format"}
+            } | held_out
+
+
+def _read_data_options(options: AuditOptions) -> dict[str, Any]:
+    """Return the fields of `data` that options give; several columns after an --input form one vector."""
+    pairs = [_split_pair(text, "--input") for text in options.inputs]
+    inputs = {name: value.split(",") if "," in value else value for name, value in pairs}
+    given = {
+        "inputs": inputs or None,
+        "target": options.target,
+        "format": options.data_format,
+        "classes": options.classes.split(",") if options.classes else None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _add_artifact(draft: _Draft, section: str, named: str | None, usage: str) -> None:
@@ -161,8 +177,9 @@ def _add_artifact(draft: _Draft, section: str, named: str | None, usage: str) ->
     if named.startswith(ARTIFACT):
         draft.document[section] = part | {"uri": named}
         return
-    digest = hash_file(Path(named))
-    draft.uploads[digest] = Path(named)
+    path = find_file(Path(named))
+    digest = hash_file(path)
+    draft.uploads[digest] = path
     draft.document[section] = part | {"uri": ARTIFACT + digest}
 
 

@@ -24,6 +24,7 @@ FaultlineError
 ├── LimitError              a resource ran out                         job failed
 │   ├── TimeLimit
 │   ├── MemoryLimit
+│   ├── ScratchLimit
 │   └── AttemptsExhausted                                              quarantined
 ├── Cancelled                                                          job cancelled
 ├── WorkerFault             the worker's own failure, retried elsewhere
@@ -199,6 +200,12 @@ class MemoryLimit(LimitError):
     """The audit ran into its memory limit."""
 
     code, title = "memory_limit", "The audit ran out of memory"
+
+
+class ScratchLimit(LimitError):
+    """The audit ran out of room for its files."""
+
+    code, title = "scratch_limit", "The audit ran out of scratch space"
 
 
 class AttemptsExhausted(LimitError):

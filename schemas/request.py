@@ -1,6 +1,6 @@
 """AuditRequest: what a client posts. docs/contract.md describes every field."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -22,6 +22,16 @@ Name = Annotated[str, Field(min_length=1, max_length=512)]
 MAX_CELLS_PER_SCOPE = 1000
 
 
+ValueT = TypeVar("ValueT")
+
+
+def _check_unique(values: tuple[ValueT, ...]) -> tuple[ValueT, ...]:
+    if len(set(values)) != len(values):
+        message = "lists a value twice"
+        raise ValueError(message)
+    return values
+
+
 class ModelReference(Input):
     """The model under audit."""
 
@@ -37,13 +47,31 @@ class ModelReference(Input):
         return self
 
 
+Dtype = Literal["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+Columns = Name | Annotated[tuple[Name, ...], Field(min_length=1, max_length=100_000)]
+
+
+class ArrayConversion(Input):
+    """What is done to one array: rows are padded and reshaped, values become (value * scale - mean) / std, then the dtype."""
+
+    dtype: Dtype | None = None
+    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=8)] | None = None
+    scale: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[PositiveFloat, ...] = ()
+    pad_to: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    pad_value: float = 0.0
+
+
 class DataReference(Input):
-    """The data the loss is measured on: arrays of one length, one row per example."""
+    """The data the loss is measured on: arrays of one length, one row per example. docs/data.md has an example per format."""
 
     uri: ArtifactUri
-    format: Literal["auto", "npz"] = "auto"
-    inputs: dict[Name, Name] = {}
-    target: Name = "labels"
+    format: Literal["auto", "npz", "npy", "safetensors", "csv", "jsonl"] = "auto"
+    inputs: dict[Name, Columns] = {}
+    target: Name | int = "labels"
+    classes: Annotated[tuple[Name, ...], Field(max_length=100_000), AfterValidator(_check_unique)] = ()
+    convert: Annotated[dict[Name, ArrayConversion], Field(max_length=256)] = {}
 
 
 class Objective(Input):
@@ -85,13 +113,6 @@ METRICS_OF_LOSS: dict[str, tuple[str, ...]] = {
     "label_free": ("accuracy", "error_rate", "top_5", "top_5_error_rate"),
     "kl_to_clean": ("accuracy", "error_rate", "top_5", "top_5_error_rate"),
 }
-
-
-def _check_unique(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
-    if len(set(values)) != len(values):
-        message = "lists a value twice"
-        raise ValueError(message)
-    return values
 
 
 BallScale = Literal["absolute", "elementwise", "tensor"]

@@ -65,8 +65,10 @@ def warm_up_engine(device: str, threads: int) -> Audit:
     import torch  # noqa: PLC0415 - the seconds this takes are spent before the job comes
 
     from worker.audit import AuditInput, measure_audit  # noqa: PLC0415
+    from worker.engine.data.libraries import import_readers  # noqa: PLC0415
     from worker.engine.opening import fix_numerics  # noqa: PLC0415
 
+    import_readers()
     # A sum split over other threads rounds otherwise: the count is fixed so that reports repeat bit for bit.
     fix_numerics(threads)
     torch.set_num_interop_threads(1)

@@ -10,13 +10,13 @@ from worker.engine.components import find_components, find_depths
 from worker.engine.flags import RaisedFlag
 from worker.engine.gradient import GradientInfo, compute_gradient
 from worker.engine.models.program import Program
-from worker.engine.objective import Objective
-from worker.engine.opening import DataFile, Source, open_session
+from worker.engine.opening import open_session
 from worker.engine.record import Clean, Pool
 from worker.engine.scopes import Scope
 from worker.engine.search import SearchSettings
 from worker.engine.session import Session
 from worker.places import check_places, find_asked_scopes
+from worker.sources import build_source
 
 if TYPE_CHECKING:
     from worker.audit import AuditInput
@@ -98,32 +98,6 @@ def open_context(job: "AuditInput") -> AuditContext:
         held_out=opened.held_out,
         flags=tuple(flags),
     )
-
-
-def build_source(job: "AuditInput") -> Source:
-    """Return where the engine finds the model and the data, and what it is to compute."""
-    objective, data = job.request.objective, job.request.data
-    return Source(
-        model_path=job.model_path,
-        data_path=job.data_path,
-        objective=Objective(
-            objective.loss, objective.output_kind, objective.ignore_index, objective.output, objective.metric_names
-        ),
-        model_format=job.request.model.format,
-        columns=tuple(data.inputs.items()),
-        target=data.target,
-        device=job.device,
-        threads=job.threads,
-        held_out=_build_held_out(job),
-        running_statistics=job.request.running_statistics,
-    )
-
-
-def _build_held_out(job: "AuditInput") -> DataFile | None:
-    given = job.request.evaluate_on
-    if given is None or job.held_out_path is None:
-        return None
-    return DataFile(job.held_out_path, tuple(given.inputs.items()), given.target)
 
 
 def find_audited_scopes(

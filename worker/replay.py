@@ -7,6 +7,7 @@ metric. The exit code is 0 when all agree, 1 when one does not, 2 when it cannot
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,10 @@ from schemas.problem import build_problem
 from schemas.report import Finding, Report
 from schemas.request import AuditRequest
 from worker.audit import AuditInput
-from worker.context import build_source
 from worker.engine.counterexample import build_corruption, load_counterexample
 from worker.engine.opening import open_session
 from worker.engine.session import Evaluator, Session
+from worker.sources import build_source
 
 TOLERANCE = 1e-5
 """Two float32 computations agree within this share of |loss change| + clean loss; on the same kind of machine they are equal."""
@@ -56,12 +57,13 @@ def _read_pairs(pairs: list[str]) -> Iterator[tuple[str, Path]]:
 def replay(report: Report, model: Path, data: Path, files: dict[str, Path], device: str) -> Iterator[dict[str, Any]]:
     """Apply every counterexample to the model and yield reported and measured figures side by side."""
     request = AuditRequest.model_validate(report.request)
-    job = AuditInput(request, model, data, Path(), device, report.environment.threads)
-    source = replace(build_source(job), micro_batch=report.environment.micro_batch)
-    session = open_session(source).session
-    findings = {finding.id: finding for finding in report.findings}
-    for identity, path in files.items():
-        yield from _replay_one(session, report, findings[identity], path)
+    with tempfile.TemporaryDirectory(prefix="faultline-") as scratch:
+        job = AuditInput(request, model, data, Path(scratch), device, report.environment.threads)
+        source = replace(build_source(job), micro_batch=report.environment.micro_batch)
+        session = open_session(source).session
+        findings = {finding.id: finding for finding in report.findings}
+        for identity, path in files.items():
+            yield from _replay_one(session, report, findings[identity], path)
 
 
 def _replay_one(session: Session, report: Report, finding: Finding, path: Path) -> Iterator[dict[str, Any]]:

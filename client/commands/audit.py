@@ -25,7 +25,7 @@ Without --server and FAULTLINE_URL, the service that runs in this folder is used
 
 @click.command(help=HELP, short_help="Audit a model on labelled data.")
 @click.argument("model", required=False)
-@click.option("--data", metavar="FILE", help="Labelled examples, .npz.")
+@click.option("--data", metavar="FILE|FOLDER", help="Labelled examples; docs/data.md lists the formats.")
 @click.option("--evaluate-on", metavar="FILE", help="Held-out examples: search on DATA, judge on these, with confidence limits.")
 @click.option("--policy", type=READABLE, help="Policy to judge the report by, YAML or JSON.")
 @click.option("--request", type=READABLE, help="Request to start from, YAML or JSON; options replace what it says.")
@@ -44,8 +44,10 @@ Without --server and FAULTLINE_URL, the service that runs in this folder is used
     metavar="POINT",
     help='Such as "metric=accuracy,drop=0.05,range=0.001/10".',
 )
-@click.option("--input", "inputs", multiple=True, metavar="INPUT=ARRAY", help="Array of the data file for a model input.")
+@click.option("--input", "inputs", multiple=True, metavar="INPUT=ARRAY", help="Array, columns (a,b,c) or glob for a model input.")
 @click.option("--target", metavar="ARRAY", help="Array of the data file with the labels.")
+@click.option("--data-format", metavar="NAME", help="Format of the data, where its content does not show it.")
+@click.option("--classes", metavar="A,B,...", help="Names of the classes in the model's order, where labels are words.")
 @click.option("--loss", metavar="NAME", help="cross_entropy, mse or bce_with_logits.")
 @click.option("--output-kind", metavar="NAME", help="logits, probabilities or log_probabilities.")
 @click.option(

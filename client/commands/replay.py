@@ -21,6 +21,7 @@ from client.display.progress import ProgressView
 from client.embedded import build_command, build_environment, check_installed
 from client.errors import AuditFailed, BadAnswer, BadUsage, ExitCode
 from client.files import hash_file, load_report
+from client.packing import find_file
 from schemas.errors import Fault
 from schemas.problem import Problem
 from schemas.report import Report
@@ -32,7 +33,7 @@ NEEDED = ("torch", "onnx", "onnxruntime")
 @click.command(short_help="Measure a report's counterexamples again.")
 @click.argument("report_path", metavar="REPORT", type=READABLE)
 @click.option("--model", type=READABLE, required=True, help="The audited model file.")
-@click.option("--data", type=READABLE, required=True, help="The data file of the audit.")
+@click.option("--data", type=READABLE, required=True, help="The data file or folder of the audit.")
 @click.option("--finding", "wanted", multiple=True, metavar="ID", help="Only this finding; may be repeated.")
 @click.option(
     "--counterexample",
@@ -56,7 +57,7 @@ def replay(
 ) -> ExitCode:
     """Apply the corruptions that REPORT keeps to the model and compare what they do with what the report says."""
     check_installed("replay", *NEEDED)
-    report = load_report(report_path).report
+    report, data = load_report(report_path).report, find_file(data)
     _check_subject(report, model, data)
     digests = choose_counterexamples(report, wanted)
     with tempfile.TemporaryDirectory(prefix="faultline-") as folder, ProgressView(build_messages()) as view:

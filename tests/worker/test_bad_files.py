@@ -194,7 +194,7 @@ CASES = [
     ),
     Case("empty data file", with_data(lambda _: b""), errors.DataUnreadable, ""),
     Case("truncated data", with_data(lambda path: path.read_bytes()[:-300]), errors.DataUnreadable, ""),
-    Case("data is no archive", with_data(lambda _: b"a,b\n1,2\n"), errors.DataUnreadable, ""),
+    Case("data of no known format", with_data(lambda _: b"\x00\x01" * 300), errors.DataUnreadable, "format"),
     Case("pickled objects", with_arrays(inputs=np.array([{}, {}], dtype=object)), errors.DataUnreadable, ""),
     Case("text array", with_arrays(inputs=np.array(["a"] * 90)), errors.DataUnreadable, "dtype"),
     Case("labels missing", with_arrays(labels=None), errors.DataMismatch, "labels are missing"),

@@ -40,6 +40,11 @@ class Objective:
         return self.loss not in LABEL_FREE
 
     @property
+    def label_dtype(self) -> torch.dtype:
+        """What labels become that the data give as numbers without a type."""
+        return torch.int64 if self.has_classes else torch.float32
+
+    @property
     def is_flat(self) -> bool:
         """Whether the gradient at the clean weights is zero by construction; what is computed is rounding."""
         return self.loss == "kl_to_clean"

@@ -10,7 +10,8 @@ import torch
 from schemas.errors import AuditError, UnsupportedOperator
 from worker.engine.admit import check_data, check_first_batch, check_labels, check_model
 from worker.engine.data.dataset import Dataset
-from worker.engine.data.npz import load_npz
+from worker.engine.data.files import DataFile, Wanted
+from worker.engine.data.reading import load_data
 from worker.engine.memory import Shrinking, check_file_fits, choose_micro_batch, measure_example, plan_halvings, run_one_example
 from worker.engine.models.load import load_program, measure_parity
 from worker.engine.models.program import Program
@@ -32,24 +33,13 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class DataFile:
-    """An `.npz` file, which array feeds which model input, and which holds the labels."""
-
-    path: Path
-    columns: tuple[tuple[str, str], ...]
-    target: str
-
-
-@dataclass(frozen=True)
 class Source:
-    """What to open: files, formats, which array feeds which input, and where and how to run."""
+    """What to open: files, formats, and where and how to run."""
 
     model_path: Path
-    data_path: Path
+    data: DataFile
     objective: Objective = field(default_factory=Objective)
     model_format: str = "auto"
-    columns: tuple[tuple[str, str], ...] = ()
-    target: str = "labels"
     device: str = "cpu"
     threads: int = 1
     micro_batch: int | None = None
@@ -89,7 +79,7 @@ def open_session(source: Source, check_request: Callable[[Program], None] | None
     if program is not None and check_request is not None:
         refusals.attempt(check_request, program)
     admit = partial(_admit_data, objective=source.objective, program=program, runs=runs)
-    dataset = admit(DataFile(source.data_path, source.columns, source.target), refusals=refusals)
+    dataset = admit(source.data, refusals=refusals)
     held_out = None if source.held_out is None else _admit_held_out(source.held_out, admit, refusals)
     refusals.raise_any()
     if program is None or dataset is None:
@@ -123,8 +113,9 @@ def _admit_data(
     names = list_needed_inputs(program, file) if program is not None else [name for name, _ in file.columns]
     if not names and not objective.needs_labels:
         return None
-    target = file.target if objective.needs_labels else None
-    dataset = refusals.attempt(load_npz, file.path, dict(file.columns), target, names)
+    dtypes = {spec.name: spec.dtype for spec in program.inputs} if program is not None else {}
+    wanted = Wanted({name: dtypes.get(name) for name in names}, objective.needs_labels, objective.label_dtype)
+    dataset = refusals.attempt(load_data, file, wanted)
     if dataset is None:
         return None
     refusals.attempt(check_labels, dataset, objective)

@@ -13,6 +13,7 @@ from benchmarks.bit_flips import DATA, quantise_digits
 from tests.oracles import mean_cross_entropy
 from tests.worker.engine.programs import build_mlp, build_program, build_session, make_step
 from worker.engine.bits import FlipSearch, FlipSettings, draw_random_flips, rank_flips, search_bit_flips
+from worker.engine.data.files import DataFile
 from worker.engine.gradient import compute_gradient
 from worker.engine.models.program import Grid, Program
 from worker.engine.models.stored import Flip, apply_flips, count_flips, read_stored
@@ -276,7 +277,7 @@ def test_random_flips_are_distinct_repeatable_and_of_the_kinds_asked_for(setting
 
 
 def test_searched_flips_do_far_more_damage_than_random_ones(tmp_path_factory: pytest.TempPathFactory) -> None:
-    session = open_session(Source(quantise_digits(tmp_path_factory.mktemp("int8")), DATA)).session
+    session = open_session(Source(quantise_digits(tmp_path_factory.mktemp("int8")), DataFile(DATA))).session
     names = tuple(name for name, grid in session.program.grids.items() if grid.bits == 8)
     evaluator, gradient, clean = begin(session, names)
 

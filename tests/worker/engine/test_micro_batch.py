@@ -9,6 +9,7 @@ import torch
 from tests.worker.engine.test_search import read_clean
 from worker.engine.cells import plan_cells
 from worker.engine.corruption import CorruptionSet
+from worker.engine.data.files import DataFile
 from worker.engine.gradient import compute_gradient
 from worker.engine.opening import Source, open_session
 from worker.engine.record import Pool
@@ -23,7 +24,7 @@ SIZES = (1, 7, 64)
 
 @pytest.fixture(scope="module")
 def session() -> Session:
-    opened = open_session(Source(ARTIFACTS / "digits_mlp.onnx", ARTIFACTS / "digits.npz"))
+    opened = open_session(Source(ARTIFACTS / "digits_mlp.onnx", DataFile(ARTIFACTS / "digits.npz")))
     return replace(opened.session, dataset=opened.session.dataset.take(range(150)))
 
 

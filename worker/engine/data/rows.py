@@ -119,6 +119,10 @@ class StoredRows:
         """Return the array with float32 rows read as `dtype`."""
         return replace(self, finish=replace(self.finish, dtype=dtype)) if self.dtype == torch.float32 else self
 
+    def with_finish(self, finish: Finish) -> "StoredRows":
+        """Return the array with something else done to its values."""
+        return replace(self, finish=finish)
+
     def _finish(self, values: Tensor) -> Tensor:
         return self.finish.apply(values).to(self.device)
 
@@ -140,6 +144,8 @@ class StoredRows:
                     )
             if self.swapped:
                 content.reshape(-1, self.stored.itemsize)[:] = content.reshape(-1, self.stored.itemsize)[:, ::-1].copy()
+            if self.stored == torch.bool:
+                content[:] = content != 0  # any other byte in a bool is undefined
         return values
 
 

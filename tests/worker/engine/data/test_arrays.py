@@ -1,5 +1,6 @@
 """Reading `.npz` data: what fits is read, what does not is explained completely, and nothing is unpickled."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,13 @@ import pytest
 import torch
 
 from schemas.errors import DataMismatch, DataUnreadable
-from worker.engine.data.npz import load_npz
+from worker.engine.data.dataset import Dataset
+from worker.engine.data.files import DataFile, Wanted
+from worker.engine.data.reading import load_data
+
+
+def load_npz(path: Path, columns: dict[str, str], target: str, inputs: list[str]) -> Dataset:
+    return load_data(DataFile(path, tuple(columns.items()), target), Wanted(dict.fromkeys(inputs)))
 
 
 def write(path: Path, **arrays: object) -> Path:
@@ -66,8 +73,7 @@ def test_a_pickle_inside_is_never_run(tmp_path: Path) -> None:
 
 def test_truncated_empty_and_foreign_files_are_refused(tmp_path: Path) -> None:
     whole = write(tmp_path / "d.npz", inputs=np.ones((50, 50)), labels=np.arange(50)).read_bytes()
-    np.save(tmp_path / "single.npy", np.ones(3))
-    contents = [whole[:-200], whole[: len(whole) // 2], b"", b"not a zip", (tmp_path / "single.npy").read_bytes()]
+    contents = [whole[:-200], whole[: len(whole) // 2], b"", b"not a zip", b"\x00" * 40, pickle.dumps([1])]
     for i, content in enumerate(contents):
         path = tmp_path / f"bad{i}.npz"
         path.write_bytes(content)

@@ -1,0 +1,52 @@
+"""From the request to what the engine opens: files, how they are read, the objective."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from schemas.request import ArrayConversion, DataReference
+from worker.engine.data.files import Conversion, DataFile
+from worker.engine.objective import Objective
+from worker.engine.opening import Source
+
+if TYPE_CHECKING:
+    from worker.audit import AuditInput
+
+
+def build_source(job: "AuditInput") -> Source:
+    """Return where the engine finds the model and the data, and what it is to compute."""
+    request = job.request
+    objective, held_out = request.objective, request.evaluate_on
+    return Source(
+        model_path=job.model_path,
+        data=build_data_file(job.data_path, request.data, job.scratch),
+        objective=Objective(
+            objective.loss, objective.output_kind, objective.ignore_index, objective.output, objective.metric_names
+        ),
+        model_format=request.model.format,
+        device=job.device,
+        threads=job.threads,
+        held_out=None
+        if held_out is None or job.held_out_path is None
+        else build_data_file(job.held_out_path, held_out, job.scratch),
+        running_statistics=request.running_statistics,
+    )
+
+
+def build_data_file(path: Path, given: DataReference, scratch: Path) -> DataFile:
+    """Return how a data file is read, in the engine's terms."""
+    return DataFile(
+        path=path,
+        columns=tuple(given.inputs.items()),
+        target=given.target,
+        format=given.format,
+        classes=given.classes,
+        conversions=tuple((name, _build_conversion(entry)) for name, entry in given.convert.items()),
+        scratch=scratch,
+    )
+
+
+def _build_conversion(given: ArrayConversion) -> Conversion:
+    dtype = None if given.dtype is None else getattr(torch, given.dtype)
+    return Conversion(dtype, given.shape, given.scale, given.mean, given.std, given.pad_to, given.pad_value)
