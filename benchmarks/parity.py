@@ -2,9 +2,9 @@
 
     python -m benchmarks.parity [--networks NAME ...] [--routes ROUTE ...]
 
-One table: 17 networks x {ONNX by the default exporter, TorchScript traced, scripted, frozen}. BatchNorm is folded in eager, in
-float64, before every export, because exporters fold it and gradients are then those of the folded weights. Exit code 1 if fewer
-than 14 networks pass by any one of the routes.
+One table: 17 networks x {ONNX by the default exporter, torch.export, TorchScript traced, scripted, frozen}. BatchNorm is folded
+in eager, in float64, before every export, because exporters fold it and gradients are then those of the folded weights. Exit code
+1 if fewer than 14 networks pass by any one of the routes.
 """
 
 import argparse
@@ -27,14 +27,14 @@ from tests.architectures.comparison import (
     compute_relative_error,
     rename_by_value,
 )
-from tests.architectures.exports import TorchScriptRoute, export_onnx, export_torchscript
+from tests.architectures.exports import TorchScriptRoute, export_onnx, export_pt2, export_torchscript
 from tests.fusing import fuse_batch_norm
 from worker.engine.models.load import FORMATS
 from worker.engine.models.program import Program
 
 TOLERANCE = 1e-4
 ENOUGH = 14
-ROUTES: tuple[str, ...] = ("onnx", *get_args(TorchScriptRoute))
+ROUTES: tuple[str, ...] = ("onnx", "pt2", *get_args(TorchScriptRoute))
 
 Export = Callable[[Architecture, nn.Module, Path], Path]
 
@@ -62,10 +62,12 @@ def measure(architecture: Architecture, route: str, folder: Path) -> Row:
     path = folder / f"{architecture.name}.{route}"
     if route == "onnx":
         export_onnx(architecture, model, path)
+    elif route == "pt2":
+        export_pt2(architecture, model, path)
     else:
         export_torchscript(architecture, model, path, next(name for name in get_args(TorchScriptRoute) if name == route))
     inputs = architecture.make_example(batch=6, seed=1)
-    reader = FORMATS["onnx" if route == "onnx" else "torchscript"]
+    reader = FORMATS[route if route in FORMATS else "torchscript"]
     try:
         program = reader.load(path)
         reference = reader.run_reference(path, inputs, 1)

@@ -20,7 +20,7 @@ class ModelSubject(Output):
     """The audited file."""
 
     sha256: str
-    format: Literal["onnx", "torchscript"]
+    format: Literal["onnx", "torchscript", "pt2"]
     producer: str
     opset: int | None
     weights: int
@@ -355,7 +355,7 @@ class Figures(Output):
 class Measurement(Figures):
     """All that the child measured; `counterexamples` maps finding ids to file names in its scratch folder."""
 
-    format: Literal["onnx", "torchscript"]
+    format: Literal["onnx", "torchscript", "pt2"]
     producer: str
     opset: int | None
     examples: int

@@ -36,7 +36,7 @@ class ModelReference(Input):
     """The model under audit."""
 
     uri: ArtifactUri
-    format: Literal["auto", "onnx", "torchscript"] = "auto"
+    format: Literal["auto", "onnx", "torchscript", "pt2"] = "auto"
     sha256: Sha256 | None = None
 
     @model_validator(mode="after")

@@ -28,6 +28,20 @@ def export_torchscript(architecture: Architecture, model: nn.Module, path: Path,
     return path
 
 
+def export_pt2(
+    architecture: Architecture, model: nn.Module, path: Path, *, dynamic: bool = True, decomposed: bool = False
+) -> Path:
+    """Save the network by torch.export, with a dynamic batch or one of four; `decomposed` into core operators, none in place."""
+    shapes = {name: {0: torch.export.Dim.DYNAMIC} for name in architecture.inputs} if dynamic else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(model, tuple(architecture.make_example().values()), dynamic_shapes=shapes)
+        if decomposed:
+            exported = exported.run_decompositions()
+        torch.export.save(exported, path)
+    return path
+
+
 def export_onnx(architecture: Architecture, model: nn.Module, path: Path) -> Path:
     """Save the network by today's default ONNX exporter, with a dynamic batch."""
     dynamic = {name: {0: torch.export.Dim.DYNAMIC} for name in architecture.inputs}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import Fault, ModelUnreadable, ParityError
-from worker.engine.models import onnx, torchscript
+from worker.engine.models import onnx, pt2, torchscript
 from worker.engine.models.program import Program
 
 PARITY_TOLERANCE = 1e-3
@@ -30,11 +30,12 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     "onnx": Format(onnx.load_onnx, onnx.run_reference),
     "torchscript": Format(torchscript.load_torchscript, torchscript.run_reference),
+    "pt2": Format(pt2.load_pt2, pt2.run_reference),
 }
 
 
 def load_program(path: Path, model_format: str = "auto") -> Program:
-    """Read the model at `path`; `auto` tells TorchScript by its zip archive, and takes anything else for ONNX."""
+    """Read the model at `path`; `auto` tells zip archives by what is in them, and takes anything else for ONNX."""
     chosen = find_format(path) if model_format == "auto" else model_format
     return FORMATS[chosen].load(path)
 
@@ -43,10 +44,14 @@ def find_format(path: Path) -> str:
     """Return the format that the file's content shows."""
     if path.stat().st_size == 0:
         advice = "check that the upload is complete"
-        raise ModelUnreadable(Fault("the model file is empty", "/model", "an ONNX or TorchScript file", "0 bytes", advice))
+        raise ModelUnreadable(
+            Fault("the model file is empty", "/model", "an ONNX, TorchScript or torch.export file", "0 bytes", advice)
+        )
     with path.open("rb") as file:
         start = file.read(4)
-    return "torchscript" if start == b"PK\x03\x04" or zipfile.is_zipfile(path) else "onnx"
+    if start != b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        return "onnx"
+    return "pt2" if pt2.is_export_archive(path) else "torchscript"
 
 
 def measure_parity(path: Path, program: Program, inputs: dict[str, Tensor], threads: int) -> float:

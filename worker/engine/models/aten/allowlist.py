@@ -87,8 +87,16 @@ fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_
 istft
 """
 
+DECOMPOSED = """
+_adaptive_avg_pool2d _adaptive_avg_pool3d _cdist_forward _embedding_bag _fft_c2c _fft_c2r _fft_r2c _log_softmax
+_native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _pdist_forward _prelu_kernel
+_softmax _unsafe_index _unsafe_index_put _unsafe_masked_index _weight_norm_interface
+"""
+"""What torch.export's decompositions leave of operators above."""
+
 TENSOR_OPERATORS = split_names(
-    f"{POINTWISE} {REDUCTIONS} {LINEAR} {NORMALISATION_AND_POOLING} {SHAPING} {RESIZING} {CREATION} {LOSSES} {FOURIER}"
+    f"{POINTWISE} {REDUCTIONS} {LINEAR} {NORMALISATION_AND_POOLING} {SHAPING} {RESIZING} {CREATION} {LOSSES} {FOURIER} "
+    f"{DECOMPOSED}"
 )
 """Names in torch.ops.aten that may run, without overload."""
 

@@ -8,14 +8,11 @@ from torch import Tensor
 
 from schemas.errors import ModelRefused
 from worker.engine.models.aten.classify import Classifier
+from worker.engine.models.aten.devices import ANCHOR, draft_device
 from worker.engine.models.aten.draft import Draft, drop_dead, finish
 from worker.engine.models.aten.mutation import describe_state_change, remove_mutation
-from worker.engine.models.aten.operators import DEVICE
 from worker.engine.models.aten.state import State
 from worker.engine.models.program import InputSpec, Program
-
-ANCHOR = "device_anchor"
-"""A constant without elements that Program.to moves, so that steps can ask it where the program is."""
 
 
 @dataclass
@@ -53,8 +50,7 @@ def assemble(sketch: Sketch, model_format: str, producer: str, *, saved_in_train
     stateful = remove_mutation(sketch.drafts, sketch.outputs, inputs, stored, frozenset(sketch.containers))
     if stateful and not sketch.training:  # a batch norm in training mode counts its batches: that is the reason to give
         raise ModelRefused(describe_state_change(stateful))
-    place = Draft(DEVICE, "prim::device", _find_device, [ANCHOR], [DEVICE], shape_only=True)
-    steps = drop_dead([place, *sketch.prelude, *sketch.drafts], set(sketch.outputs))
+    steps = drop_dead([draft_device(), *sketch.prelude, *sketch.drafts], set(sketch.outputs))
     shapes = {name for name, value in state.constants.items() if not isinstance(value, Tensor) or value.dim() == 0}
     integers = {name for name, value in state.constants.items() if _is_integer_index(value)}
     Classifier(shapes - inputs, integers | sketch.integers).mark(steps)
@@ -81,7 +77,3 @@ def _find_stored(state: State) -> frozenset[str]:
 def _is_integer_index(value: Any) -> bool:
     # None stands for a whole dimension among indices.
     return value is None or (isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool)
-
-
-def _find_device(anchor: Tensor) -> torch.device:
-    return anchor.device

@@ -95,21 +95,25 @@ def parse_schema(text: str) -> Any:
 
 
 def find_tensor_operator(kind: str, overload: str) -> Callable[..., Any] | None:
+    """Return what computes this operator with a backward, if it is allowed and there is one."""
+    name = kind.partition("::")[2]
+    found = find_dispatched(kind, overload)
+    if found is not None and name == "_convolution":
+        return _CONVOLUTION
+    return found if found is None else REPLACED.get(name, found)
+
+
+def find_dispatched(kind: str, overload: str) -> Any | None:
     """Return the dispatcher's operator of this name, if it is allowed and there is one."""
     namespace, _, name = kind.partition("::")
     if namespace != "aten" or not is_allowed_tensor_operator(name):
         return None
-    if name in REPLACED:
-        return REPLACED[name]
-    if name == "_convolution":
-        return _CONVOLUTION
     # TorchScript has overloads of its own where an optional list is not one of tensors; the plain one takes both.
     overload = {"Tensor_hacked_twin": "Tensor", "hacked_twin": "", "_unsafe_hacked_twin": ""}.get(overload, overload)
     qualified = f"{kind}.{overload}" if overload else kind
     if not torch._C._dispatch_has_kernel(qualified):  # noqa: SLF001 - asks without raising
         return None
-    found: Callable[..., Any] = getattr(getattr(torch.ops.aten, name), overload or "default")
-    return found
+    return getattr(getattr(torch.ops.aten, name), overload or "default")
 
 
 def find_builtin(kind: str, overload: str) -> Callable[..., Any] | None:
@@ -136,7 +140,7 @@ def bind(function: Callable[..., Any], schema: Any, arguments: Sequence[Argument
         elif _follows_device(formal, argument.value, schema):
             reads.append((formal, DEVICE))
         elif not _is_default(formal, argument.value):
-            attributes[formal.name] = DTYPES.get(argument.value) if formal.name == "dtype" else argument.value
+            attributes[formal.name] = DTYPES.get(argument.value, argument.value) if formal.name == "dtype" else argument.value
     if _makes_float(schema, arguments, attributes, reads):
         attributes["dtype"] = torch.float32
     names = tuple(formal.name for formal, _ in reads)

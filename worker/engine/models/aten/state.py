@@ -53,18 +53,17 @@ class State:
         self.constants[name] = tensor
         self._skip(name, tensor, "running_statistic" if name.rpartition(".")[2] in STATISTICS_ARGUMENTS else "not_a_weight")
 
-    def add_constant(self, module: str, argument: str, tensor: Tensor) -> str:
-        """Store a constant of the graph under `module`.`argument` and return the name it goes by."""
+    def add_constant(self, name: str, argument: str, tensor: Tensor) -> str:
+        """Store a constant of the graph, which some operator takes as `argument`; return the name it goes by."""
         key = _identify(tensor)
         if key in self._names:
             return self._names[key]
-        name = f"{module}.{argument}"
         while name in self.weights or name in self.constants:
             name += "_"
         self._names[key] = name
         if self._is_weight(argument, tensor):
             self.weights[name] = tensor
-            self.modules[name] = module
+            self.modules[name] = name.rpartition(".")[0]
             return name
         self.constants[name] = tensor
         if tensor.dim():

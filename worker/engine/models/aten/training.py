@@ -7,6 +7,8 @@ from worker.engine.models.aten.allowlist import strip_in_place
 from worker.engine.models.aten.operators import Argument, Given
 
 DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"})
+CORE_NORMS = frozenset({"_native_batch_norm_legit", "_native_batch_norm_legit_functional"})
+"""One overload keeps no statistics: an instance norm."""
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 
 
@@ -28,6 +30,6 @@ def is_training_call(schema: Any, arguments: Sequence[Argument]) -> bool:
         return True
     if name == "scaled_dot_product_attention":
         return isinstance(values["dropout_p"], float) and values["dropout_p"] > 0
-    if name in {"batch_norm", "native_batch_norm", "rrelu"}:
+    if name in {"batch_norm", "native_batch_norm", "rrelu"} or (name in CORE_NORMS and "running_mean" in values):
         return values["training"] is True
     return name == "instance_norm" and values["use_input_stats"] is True and values["running_mean"] is not None

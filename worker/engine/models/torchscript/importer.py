@@ -23,6 +23,7 @@ from worker.engine.models.aten.builtins import (
     run_loop,
     unpack,
 )
+from worker.engine.models.aten.devices import DeviceFollower
 from worker.engine.models.aten.draft import Draft, DraftBlock
 from worker.engine.models.aten.operators import Given, Read
 from worker.engine.models.aten.state import State, check_dense
@@ -48,7 +49,6 @@ class Importer:
     def __init__(self, module: Any, graph: Any, state: State) -> None:
         self.state = state
         self.slots: dict[str, Slot] = {}
-        self.prelude: list[Draft] = []
         self.unsupported: Counter[str] = Counter()
         self.training: list[str] = []
         self.reads_training_mode = False
@@ -56,7 +56,8 @@ class Importer:
         self._module = module
         self._constant_names = name_constants(graph)
         self._counts: Counter[str] = Counter()
-        self._follows: set[str] = set()
+        self._follower = DeviceFollower(state)
+        self.prelude = self._follower.drafts
         self._lists_change = any(graph.findNode(kind) is not None for kind in IN_PLACE_BUILTINS)
         self._alias_db = graph.alias_db() if self._lists_change else None
         self._structural: dict[str, Callable[[Any, list[Draft]], None]] = {
@@ -123,7 +124,7 @@ class Importer:
         if faults:
             raise ModelRefused(*faults)
         given = self._constant_names.get(label, ConstantName("constant", label))
-        return self._follow(self.state.add_constant(given.module, given.argument, slot.tensor))
+        return self._follower.follow(self.state.add_constant(f"{given.module}.{given.argument}", given.argument, slot.tensor))
 
     # Structure ----------------------------------------------------------------------------------------------------
 
@@ -163,18 +164,7 @@ class Importer:
                 raise ModelRefused(*faults)
             self.state.add_attribute(path, tensor.detach(), is_parameter=False)
             stored = path
-        return self._follow(stored)
-
-    def _follow(self, name: str) -> str:
-        # Program.to leaves small integer tensors on the CPU, for shape arithmetic; here they index tensors on the device.
-        tensor = self.state.constants.get(name)
-        if not isinstance(tensor, Tensor) or tensor.is_floating_point() or tensor.dim() == 0:
-            return name
-        moved = f"%{name} on device"
-        if name not in self._follows:
-            self._follows.add(name)
-            self.prelude.append(Draft(f"{name}/to", "prim::follow_device", Tensor.to, [name, operators.DEVICE], [moved]))
-        return moved
+        return self._follower.follow(stored)
 
     def _construct(self, node: Any, drafts: list[Draft]) -> None:
         value = node.output()
