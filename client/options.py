@@ -24,9 +24,8 @@ SET_NAMES = {
 }
 SET_LISTS = frozenset({"epsilon", "max_corrupted"})
 LIMIT_NAMES = frozenset({"metric", "drop", "loss_change"})
-POINT_NAMES = {name: name for name in ("metric", "drop", "loss_change", "scope", "norm", "range", "max_corrupted", "scale")} | {
-    "n": "max_corrupted"
-}
+POINT_FIELDS = ("metric", "drop", "loss_change", "scope", "along", "norm", "epsilon", "range", "max_corrupted", "scale")
+POINT_NAMES = {name: name for name in POINT_FIELDS} | {"n": "max_corrupted"}
 
 
 class AuditOptions(NamedTuple):

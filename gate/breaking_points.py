@@ -1,19 +1,19 @@
 """Conditions on breaking points: how far may the weights move before a limit is crossed.
 
 The search measures lower bounds of the damage, so only `hi` proves something: there the limit IS crossed.
-With the threshold t, the bracket [lo, hi] and the last epsilon e of a range that was never crossed:
+With the threshold t, the bracket [lo, hi] and the last epsilon e of a range that was never crossed (or n, along max_corrupted):
 
     hi < t                 exceeded: the limit is crossed below the threshold
     not reached, e >= t    holds, as searched: nothing was found up to the threshold
     not reached, e < t     undecided: nobody looked between e and the threshold
     hi >= t, lo >= t / 1.1     holds, as searched: no crossing was found below the threshold, and the search looked
-                           to within the bracket's own resolution of it
+                           to within the bracket's own resolution of it (along max_corrupted also lo >= t - 1)
     hi >= t, lo < t / 1.1     undecided: between lo and the threshold nobody looked, so "nothing was found" would be
-                           said of epsilons that were never tried; also when the range starts above the threshold
+                           said of what was never tried; also when the range starts above the threshold
 """
 
 from gate.judgement import Judgement, State
-from gate.wording import name_limit, name_point, show_number
+from gate.wording import name_limit, name_point, show_number, show_place
 from schemas.report import BreakingPoint
 
 BRACKET_RESOLUTION = 1.1
@@ -34,14 +34,15 @@ def _judge_reached(point: BreakingPoint, threshold: float) -> tuple[State, str]:
     if hi is None:
         return "undecided", "the report says that it was reached and not where. Run the audit again."
     if hi < threshold:
-        return "exceeded", f"the limit is crossed at epsilon {show_number(hi)}; the policy wants {wanted} or more."
-    if lo is not None and lo * BRACKET_RESOLUTION >= threshold:
-        return "holds", f"no crossing was found below epsilon {show_number(hi)}; the policy wants {wanted} or more."
+        return "exceeded", f"the limit is crossed at {show_place(point, hi)}; the policy wants {wanted} or more."
+    neighbours = point.along == "max_corrupted" and lo is not None and lo + 1 >= threshold
+    if lo is not None and (neighbours or lo * BRACKET_RESOLUTION >= threshold):
+        return "holds", f"no crossing was found below {show_place(point, hi)}; the policy wants {wanted} or more."
     looked = (
-        f"nothing was tried between epsilon {show_number(lo)}" if lo is not None else "nothing was tried below the range's start"
+        f"nothing was tried between {show_place(point, lo)}" if lo is not None else "nothing was tried below the range's start"
     )
     advice = f"Audit again with a range around {wanted}, or with a larger budget."
-    return "undecided", f"{looked} and the threshold {wanted}; the limit is crossed at {show_number(hi)}. {advice}"
+    return "undecided", f"{looked} and the threshold {wanted}; the limit is crossed at {show_place(point, hi)}. {advice}"
 
 
 def _judge_unreached(point: BreakingPoint, threshold: float) -> tuple[State, str]:
@@ -49,6 +50,6 @@ def _judge_unreached(point: BreakingPoint, threshold: float) -> tuple[State, str
     if end is None:
         return "undecided", "the report does not say how far the search went. Run the audit again."
     if end >= threshold:
-        return "holds", f"no crossing was found up to epsilon {show_number(end)}; the policy wants {wanted} or more."
+        return "holds", f"no crossing was found up to {show_place(point, end)}; the policy wants {wanted} or more."
     advice = f"Audit again with a range that reaches {wanted}."
-    return "undecided", f"no crossing was found up to epsilon {show_number(end)}, but the policy wants {wanted}. {advice}"
+    return "undecided", f"no crossing was found up to {show_place(point, end)}, but the policy wants {wanted}. {advice}"

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from schemas.base import norm_value
+from schemas.limits import Limit
 from schemas.policy import Require, Where
 from schemas.report import BreakingPoint, Finding, Report
 
@@ -19,7 +20,7 @@ def find_findings(report: Report, where: Where) -> tuple[Finding, ...]:
 
 
 def find_breaking_points(report: Report, where: Where, require: Require, kinds: Kinds) -> tuple[BreakingPoint, ...]:
-    """Return the breaking points that `where` names, of the metric that `require` names if it names one."""
+    """Return the breaking points that `where` names, along what `require` names, of its metric or limit if it names one."""
     return tuple(point for point in report.breaking_points if _matches_point(where, require, point, kinds))
 
 
@@ -56,10 +57,23 @@ def _matches_point(where: Where, require: Require, point: BreakingPoint, kinds: 
     return (
         matches_scope(where.scope, kinds.get(point.scope, frozenset()), point.scope)
         and (where.norm is None or _is_norm(point.set.get("norm"), norm_value(where.norm)))
+        and (where.epsilon is None or _is_size(point.set.get("epsilon"), where.epsilon))
         and (where.max_corrupted is None or where.max_corrupted == point.set.get("max_corrupted"))
         and (where.scale is None or where.scale == point.set.get("scale"))
+        and require.along == point.along
         and (require.metric is None or require.metric == point.limit.get("metric"))
+        and (require.limit is None or _is_limit(require.limit, point))
     )
+
+
+def _is_limit(limit: Limit, point: BreakingPoint) -> bool:
+    """Tell whether a breaking point is of exactly this limit."""
+    same = limit.metric == point.limit.get("metric")
+    return same and (_is_size(point.limit.get("drop"), limit.drop) or _is_size(point.limit.get("loss_change"), limit.loss_change))
+
+
+def _is_size(value: Any, wanted: float | None) -> bool:
+    return wanted is not None and isinstance(value, int | float) and is_same_size(value, wanted)
 
 
 def _is_norm(value: Any, norm: float) -> bool:

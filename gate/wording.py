@@ -86,7 +86,15 @@ def name_point(point: BreakingPoint) -> str:
     """Return where a breaking point was looked for, in words."""
     scope = "the whole model" if point.scope == "model" else f"scope {clean_text(point.scope, MAX_NAME)}"
     scale = clean_text(str(point.set.get("scale")), MAX_NAME)
-    return f"{scope} under norm {show_norm(point.set.get('norm'))}" + ("" if scale == "absolute" else f" ({scale} scale)")
+    fixed = f", epsilon {_show_any(point.set.get('epsilon'))}" if point.along == "max_corrupted" else ""
+    return f"{scope} under norm {show_norm(point.set.get('norm'))}{fixed}" + ("" if scale == "absolute" else f" ({scale} scale)")
+
+
+def show_place(point: BreakingPoint, value: float) -> str:
+    """Return a place along a breaking point in words: an epsilon, or a number of weights."""
+    if point.along == "epsilon":
+        return f"epsilon {show_number(value)}"
+    return f"{value:.0f} corrupted weight" + ("s" if value > 1 else "")
 
 
 def show_norm(norm: Any) -> str:

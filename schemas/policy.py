@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.base import SCHEMA_VERSION, Fraction, Input, Norm, PositiveFloat, Scale, Sha256
+from schemas.limits import Along, Limit
 
 Metric = Annotated[str, Field(min_length=1, max_length=64)]
 Text = Annotated[str, Field(min_length=1, max_length=512)]
@@ -46,7 +47,10 @@ class Where(Input):
 
 
 class Require(Input):
-    """One demand on each matching finding or breaking point."""
+    """One demand on each matching finding or breaking point.
+
+    along, limit: which breaking points are meant: in epsilon or in max_corrupted, and of which limit exactly.
+    """
 
     metric: Metric | None = None
     drop_at_most: Annotated[float, Field(ge=0)] | None = None
@@ -54,6 +58,8 @@ class Require(Input):
     at_most: float | None = None
     loss_change_at_most: Annotated[float, Field(ge=0)] | None = None
     breaking_point_at_least: PositiveFloat | None = None
+    along: Along = "epsilon"
+    limit: Limit | None = None
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -70,6 +76,12 @@ class Require(Input):
         if self.loss_change_at_most is not None and self.metric is not None:
             message = "loss_change_at_most is about the loss; leave metric out"
             raise ValueError(message)
+        if self.breaking_point_at_least is None and (self.along != "epsilon" or self.limit is not None):
+            message = "along and limit say which breaking point is meant; they need breaking_point_at_least"
+            raise ValueError(message)
+        if self.limit is not None and self.metric is not None:
+            message = "limit names the metric already; leave metric out"
+            raise ValueError(message)
         return self
 
 
@@ -84,8 +96,9 @@ class Condition(Input):
 
     @model_validator(mode="after")
     def _check_breaking_point(self) -> Self:
-        if self.require.breaking_point_at_least is not None and self.where.epsilon is not None:
-            message = "breaking_point_at_least is itself an epsilon; leave epsilon out of where"
+        along = self.require.along
+        if self.require.breaking_point_at_least is not None and getattr(self.where, along) is not None:
+            message = f"breaking_point_at_least is itself a value of {along}; leave {along} out of where"
             raise ValueError(message)
         return self
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from schemas.base import Norm, Output, Scale
 from schemas.bounds import ErrorBound, HeldOut, Smoothness, UpperBound
+from schemas.limits import Along
 
 Kind = Literal["estimate", "lower_bound", "upper_bound"]
 Method = Literal["first_order", "reapplied", "ascent", "exchange", "second_order", "random"]
@@ -276,9 +277,10 @@ class Bracket(Output):
 
 
 class BreakingPoint(Output):
-    """The smallest epsilon at which a limit was found to be crossed."""
+    """The smallest epsilon, or along max_corrupted the smallest n, at which a limit was found to be crossed."""
 
     limit: dict[str, Any]
+    along: Along = "epsilon"
     scope: str
     set: dict[str, Any]
     reached: bool

@@ -14,12 +14,14 @@ from schemas.base import (
     canonical_bytes,
     compute_sha256,
 )
+from schemas.limits import Along, Limit, MetricName
 from schemas.policy import Policy
 
-MetricName = Literal["accuracy", "error_rate", "top_5", "top_5_error_rate", "perplexity", "mse"]
 Corruptible = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 MAX_CELLS_PER_SCOPE = 1000
+MOST_WEIGHTS = 1e12
+"""More than any model has."""
 
 
 ValueT = TypeVar("ValueT")
@@ -220,36 +222,44 @@ class BitFlipRequest(Input):
     random_trials: Annotated[int, Field(ge=0, le=10_000)] = 20
 
 
-class Limit(Input):
-    """A line that a breaking point looks for: a metric's drop, a metric's value, or a loss change."""
-
-    metric: MetricName | None = None
-    drop: PositiveFloat | None = None
-    loss_change: PositiveFloat | None = None
-
-    @model_validator(mode="after")
-    def _check_one(self) -> Self:
-        if (self.metric is None) != (self.drop is None) or (self.metric is None) == (self.loss_change is None):
-            message = 'give either {"metric": ..., "drop": ...} or {"loss_change": ...}'
-            raise ValueError(message)
-        return self
-
-
 class BreakingPointRequest(Input):
-    """Find the smallest epsilon at which `limit` is crossed; docs/method.md section 6."""
+    """Find the smallest epsilon, or along max_corrupted the smallest n, at which `limit` is crossed; docs/method.md section 6.
+
+    epsilon: how far the weights may move, where n is looked for. range: 1 to all of the scope's weights there, if left out.
+    """
 
     limit: Limit
     scope: Name = "model"
+    along: Along = "epsilon"
     norm: Norm = 2.0
     scale: BallScale = "absolute"
+    epsilon: PositiveFloat | None = None
     max_corrupted: Corruptible | None = None
     range: tuple[PositiveFloat, PositiveFloat] = (1e-4, 100.0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_range(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("along") == "max_corrupted" and "range" not in given:
+            return {**given, "range": (1.0, MOST_WEIGHTS)}
+        return given
+
     @model_validator(mode="after")
-    def _check_range(self) -> Self:
+    def _check_whole(self) -> Self:
+        problems = []
         if self.range[0] >= self.range[1]:
-            message = f"range must rise, got [{self.range[0]}, {self.range[1]}]"
-            raise ValueError(message)
+            problems.append(f"range must rise, got [{self.range[0]}, {self.range[1]}]")
+        if self.along == "epsilon" and self.epsilon is not None:
+            problems.append("epsilon is what is looked for; leave it out, or look along max_corrupted")
+        if self.along == "max_corrupted":
+            if self.epsilon is None:
+                problems.append("along max_corrupted needs the epsilon that each corruption may have")
+            if self.max_corrupted is not None:
+                problems.append("max_corrupted is what is looked for; leave it out")
+            if not all(end.is_integer() for end in self.range):
+                problems.append("along max_corrupted the range is of whole numbers, from 1")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

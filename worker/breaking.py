@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from schemas.request import BreakingPointRequest, Limit
+from schemas.limits import Limit
+from schemas.request import BreakingPointRequest
 from worker.context import AuditContext
 from worker.engine.breaking_point import BreakingPointResult, Probe, find_breaking_point
 from worker.engine.corruption import CorruptionSet
@@ -59,15 +60,30 @@ def _find_one(context: AuditContext, point: BreakingPointRequest, scope: Scope) 
     def crosses(outcome: Outcome) -> bool:
         return context.clean.compute_damage(what, outcome) >= threshold
 
-    def probe(epsilon: float) -> Probe:
-        cell = Cell(scope, CorruptionSet(float(point.norm), epsilon, point.max_corrupted, point.scale), (point.max_corrupted,))
+    def probe(value: float) -> Probe:
+        chosen = choose_set(point, value)
+        cell = Cell(scope, chosen, (chosen.max_corrupted,))
         [result] = search_cells(evaluator, [cell], gradient, context.pool, settings, crosses)
         outcome = result.worst[what].outcome
         observed = context.clean.compute_damage(what, outcome)
         shown = None if observed == float("inf") else observed
         return Probe(crosses(outcome), shown, result.forward, result.backward)
 
-    return find_breaking_point(probe, *point.range)
+    if point.along == "epsilon":
+        return find_breaking_point(probe, *point.range)
+    # An n above the scope's k means k.
+    low, high = (min(int(end), evaluator.layout.size) for end in point.range)
+    return find_breaking_point(probe, low, high, whole=True)
+
+
+def choose_set(point: BreakingPointRequest, value: float) -> CorruptionSet:
+    """Return the set with `value` for what the breaking point is looked for along."""
+    if point.along == "epsilon":
+        return CorruptionSet(float(point.norm), value, point.max_corrupted, point.scale)
+    if point.epsilon is None:
+        message = "a breaking point along max_corrupted has an epsilon"
+        raise ValueError(message)
+    return CorruptionSet(float(point.norm), point.epsilon, max(1, int(value)), point.scale)
 
 
 def read_limit(limit: Limit, clean: Clean) -> tuple[str, float]:

@@ -12,7 +12,7 @@ from schemas.report import Finding
 from schemas.request import AuditRequest, NormSet, RoundingSet
 from worker.beyond import HeldOutMeter
 from worker.bounds import ScopeBounds
-from worker.breaking import FoundBreakingPoint
+from worker.breaking import FoundBreakingPoint, choose_set
 from worker.context import AuditContext
 from worker.engine.cells import plan_cells
 from worker.engine.corruption import CorruptionSet
@@ -48,9 +48,9 @@ class Sweep:
 
 
 def choose_sets(request: AuditRequest, points: Sequence[FoundBreakingPoint]) -> list[CorruptionSet]:
-    """Return the request's corruption sets, or the preset: L2 at half of the model's breaking point.
+    """Return the request's corruption sets, or the preset: half of each breaking point that was looked for.
 
-    Where the limit was never crossed, half of the largest epsilon that was tried.
+    Where the limit was never crossed, half of the largest epsilon or n that was tried.
     """
     if request.sets is not None:
         return [chosen for entry in request.sets for chosen in _list_sets(entry)]
@@ -58,7 +58,7 @@ def choose_sets(request: AuditRequest, points: Sequence[FoundBreakingPoint]) -> 
     for point in points:
         reach = point.result.hi if point.result.hi is not None else point.result.lo
         if reach is not None:
-            sets.append(CorruptionSet(float(point.asked.norm), reach / 2, point.asked.max_corrupted, point.asked.scale))
+            sets.append(choose_set(point.asked, reach / 2))
     return list(dict.fromkeys(sets))
 
 

@@ -7,9 +7,8 @@ import onnxruntime
 import torch
 
 from schemas import report
-from worker.breaking import FoundBreakingPoint
+from worker.breaking import FoundBreakingPoint, choose_set
 from worker.context import AuditContext
-from worker.engine.corruption import CorruptionSet
 from worker.engine.flags import RaisedFlag
 from worker.engine.theory import compute_random_theory
 from worker.findings import build_rankings, describe_set
@@ -65,11 +64,12 @@ def _build_coverage(context: AuditContext) -> report.Coverage:
 
 def _build_breaking_point(point: FoundBreakingPoint) -> report.BreakingPoint:
     asked, result = point.asked, point.result
-    chosen = CorruptionSet(float(asked.norm), 1.0, asked.max_corrupted, asked.scale)
+    chosen = {name: value for name, value in describe_set(choose_set(asked, 1.0)).items() if name != asked.along}
     return report.BreakingPoint(
         limit=asked.limit.model_dump(mode="json", exclude_none=True),
+        along=asked.along,
         scope=asked.scope,
-        set={name: value for name, value in describe_set(chosen).items() if name != "epsilon"} | {"range": list(asked.range)},
+        set=chosen | {"range": list(asked.range)},
         reached=result.hi is not None,
         bracket=report.Bracket(lo=result.lo, hi=result.hi),
         observed=result.observed,

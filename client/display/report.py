@@ -11,7 +11,7 @@ from client.display.beyond import describe_flips, describe_held_out
 from client.display.comparison import compare_with_random
 from client.display.figures import NOTHING, one_line, show_count, show_digest, show_metric, show_size
 from client.display.tables import build_ranking_table, build_sets_table
-from gate.wording import name_ball, name_limit, name_point, show_number
+from gate.wording import name_ball, name_limit, name_point, show_place
 from schemas.report import BreakingPoint, Finding, Flag, Ranking, Report
 
 MAX_RANKINGS = 4
@@ -38,10 +38,10 @@ def describe_point(point: BreakingPoint) -> str:
     """Return a breaking point in words."""
     where, limit, bracket = name_point(point), name_limit(point), point.bracket
     if not point.reached or bracket.hi is None:
-        end = f"up to epsilon {show_number(bracket.lo)}" if bracket.lo is not None else "in the range that was searched"
+        end = f"up to {show_place(point, bracket.lo)}" if bracket.lo is not None else "in the range that was searched"
         return f"{where}: no corruption {end} was found to cause {limit}."
-    below = f"; none was found at {show_number(bracket.lo)}" if bracket.lo is not None else ", the start of the range"
-    return f"{where}: {limit} at epsilon {show_number(bracket.hi)}{below}."
+    below = f"; none was found at {show_place(point, bracket.lo)}" if bracket.lo is not None else ", the start of the range"
+    return f"{where}: {limit} at {show_place(point, bracket.hi)}{below}."
 
 
 def _build_header(report: Report) -> RenderableType:

@@ -90,9 +90,9 @@ def build_ranking(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     return rankings
 
 
-def build_point(lo: float | None, hi: float | None, scope: str = "model") -> dict[str, Any]:
+def build_point(lo: float | None, hi: float | None, scope: str = "model", **fields: Any) -> dict[str, Any]:
     """Return the breaking point for a 5-point accuracy drop."""
-    return {
+    point = {
         "limit": {"metric": "accuracy", "drop": 0.05, "loss_change": None},
         "scope": scope,
         "set": {"norm": 2.0, "max_corrupted": None, "scale": "absolute"},
@@ -102,6 +102,7 @@ def build_point(lo: float | None, hi: float | None, scope: str = "model") -> dic
         "evaluations": 12,
         "passes": {"forward": 90, "backward": 40},
     }
+    return point | fields
 
 
 def build_request() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from datetime import date
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from gate.evaluate import RANK, evaluate
 from schemas.verdict import ConditionVerdict
@@ -11,8 +12,8 @@ from tests.gate.reports import REPORT_SHA256, build_point, build_policy, build_r
 
 
 def judge(points: list[dict[str, Any]], threshold: float, **where: Any) -> ConditionVerdict:
-    metric = {"metric": where.pop("metric")} if "metric" in where else {}
-    policy = build_policy({"where": where, "require": {"breaking_point_at_least": threshold} | metric})
+    named = {name: where.pop(name) for name in ("metric", "along", "limit") if name in where}
+    policy = build_policy({"where": where, "require": {"breaking_point_at_least": threshold} | named})
     return evaluate(policy, build_report(breaking_points=points), REPORT_SHA256, date(2026, 6, 1)).conditions[0]
 
 
@@ -87,3 +88,73 @@ def test_a_breaking_point_can_be_waived() -> None:
     policy = build_policy({"require": {"breaking_point_at_least": 5.0}}, waivers=[waiver])
     verdict = evaluate(policy, build_report(), REPORT_SHA256, date(2026, 6, 1)).conditions[0]
     assert (verdict.outcome, verdict.waived_by) == ("warn", "ml")
+
+
+FEW: dict[str, Any] = {"along": "max_corrupted", "set": {"norm": 2.0, "epsilon": 0.3, "scale": "absolute"}}
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "threshold", "outcome"),
+    [
+        (9.0, 10.0, 11.0, "fail"),
+        (9.0, 10.0, 10.0, "pass"),  # neighbours: nobody can look between
+        (1.0, 2.0, 2.0, "pass"),
+        (1.0, 3.0, 3.0, "inconclusive"),
+        (50.0, 52.0, 52.0, "pass"),  # within the bisection's resolution
+        (15.0, None, 15.0, "pass"),
+        (15.0, None, 16.0, "inconclusive"),
+    ],
+)
+def test_a_number_of_weights_against_its_threshold(lo: float, hi: float | None, threshold: float, outcome: str) -> None:
+    verdict = judge([build_point(lo, hi, **FEW)], threshold, along="max_corrupted")
+    assert verdict.outcome == outcome
+    assert "corrupted weight" in verdict.message
+    assert "epsilon 0.3" in verdict.message
+
+
+def test_a_condition_reads_only_breaking_points_along_what_it_names() -> None:
+    points = [build_point(0.98, 1.0), build_point(9.0, 10.0, **FEW)]
+    assert judge(points, 0.9).matched == 1
+    assert judge(points, 5.0).outcome == "fail"
+    found = judge(points, 5.0, along="max_corrupted")
+    assert (found.matched, found.outcome, found.observed) == (1, "pass", 10.0)
+    assert judge(points, 5.0, along="max_corrupted", epsilon=0.3).matched == 1
+    assert judge(points, 5.0, along="max_corrupted", epsilon=0.4).outcome == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("limit", "matched"),
+    [
+        ({"metric": "accuracy", "drop": 0.05}, 1),
+        ({"metric": "accuracy", "drop": 0.5}, 1),
+        ({"metric": "accuracy", "drop": 0.06}, 0),
+        ({"metric": "error_rate", "drop": 0.05}, 0),
+        ({"loss_change": 1.0}, 1),
+        ({"loss_change": 0.05}, 0),
+    ],
+)
+def test_a_condition_can_pin_the_limit_that_it_is_about(limit: dict[str, Any], matched: int) -> None:
+    others = [{"metric": "accuracy", "drop": 0.5}, {"loss_change": 1.0}]
+    points = [build_point(9.8, 10.0), *(build_point(9.8, 10.0, limit=other) for other in others)]
+    verdict = judge(points, 1.0, limit=limit)
+    assert verdict.matched == matched
+    assert verdict.outcome == ("pass" if matched else "inconclusive")
+
+
+@pytest.mark.parametrize(
+    "require",
+    [
+        {"loss_change_at_most": 1.0, "along": "max_corrupted"},
+        {"loss_change_at_most": 1.0, "limit": {"loss_change": 1.0}},
+        {"breaking_point_at_least": 1.0, "metric": "accuracy", "limit": {"metric": "accuracy", "drop": 0.05}},
+        {"breaking_point_at_least": 1.0, "limit": {"metric": "accuracy"}},
+    ],
+)
+def test_what_names_no_breaking_point_is_refused(require: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        build_policy({"require": require})
+
+
+def test_what_is_looked_for_cannot_be_given() -> None:
+    with pytest.raises(ValidationError, match="max_corrupted"):
+        build_policy({"where": {"max_corrupted": 5}, "require": {"breaking_point_at_least": 5, "along": "max_corrupted"}})

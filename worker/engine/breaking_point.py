@@ -1,4 +1,4 @@
-"""Breaking point: the smallest epsilon at which a limit was found to be crossed; method section 6."""
+"""Breaking point: the smallest epsilon, or n, at which a limit was found to be crossed; method section 6."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ MAX_EVALUATIONS = 24
 
 @dataclass(frozen=True)
 class Probe:
-    """One epsilon tried: whether the limit was crossed, the damage seen, and what it cost."""
+    """One epsilon or n tried: whether the limit was crossed, the damage seen, and what it cost."""
 
     crossed: bool
     observed: float | None
@@ -31,8 +31,8 @@ class BreakingPointResult:
     backward: int
 
 
-def find_breaking_point(probe: Callable[[float], Probe], low: float, high: float) -> BreakingPointResult:
-    """Bisect [low, high] on a logarithmic scale.
+def find_breaking_point(probe: Callable[[float], Probe], low: float, high: float, *, whole: bool = False) -> BreakingPointResult:
+    """Bisect [low, high] on a logarithmic scale; with `whole` over whole numbers only, until they are neighbours.
 
     Kind: hi is an upper end proved by measurement; lo proves nothing. Not crossed at `high`: hi is None and
     lo is `high`. Crossed at `low`: lo is None.
@@ -43,6 +43,9 @@ def find_breaking_point(probe: Callable[[float], Probe], low: float, high: float
     >>> found = find_breaking_point(lambda e: Probe(e >= 1.0, e, 1, 0), 1e-4, 100.0)
     >>> found.lo < 1.0 <= found.hi <= 1.05 * found.lo
     True
+    >>> found = find_breaking_point(lambda n: Probe(n >= 7, n, 1, 0), 1, 1000, whole=True)
+    >>> (found.lo, found.hi)
+    (6, 7)
     """
     probes = {high: probe(high)}
     if probes[high].crossed:
@@ -50,6 +53,10 @@ def find_breaking_point(probe: Callable[[float], Probe], low: float, high: float
     lo, hi = (low, high) if probes[high].crossed and not probes[low].crossed else (None, None)
     while lo is not None and hi is not None and hi / lo > CLOSE and len(probes) < MAX_EVALUATIONS:
         middle = math.sqrt(lo * hi)
+        if whole:
+            middle = min(max(round(middle), lo + 1), hi - 1)
+        if middle in probes:
+            break
         probes[middle] = probe(middle)
         lo, hi = (lo, middle) if probes[middle].crossed else (middle, hi)
     if lo is None:
