@@ -104,6 +104,13 @@ def linear_onnx(
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
+def differing_onnx() -> onnx.ModelProto:
+    """Return a model one of whose inputs has a fixed batch axis."""
+    model = linear_onnx("MatMul")
+    model.graph.input.append(helper.make_tensor_value_info("second", TensorProto.FLOAT, [2, 4]))
+    return model
+
+
 def external_onnx(location: str) -> onnx.ModelProto:
     model = linear_onnx()
     weight = model.graph.initializer[0]
@@ -160,7 +167,7 @@ CASES = [
     Case("truncated ONNX", with_model(lambda _: linear_onnx("MatMul").SerializeToString()[:-40]), errors.ModelUnreadable, ""),
     Case("unknown ONNX operator", with_onnx(lambda: linear_onnx("Frobnicate")), errors.UnsupportedOperator, "Frobnicate"),
     Case("custom ONNX domain", with_onnx(lambda: linear_onnx("Magic", "acme.ops")), errors.UnsupportedOperator, "Magic"),
-    Case("ONNX batch fixed at 1", with_onnx(lambda: linear_onnx("MatMul", batch=1)), errors.ModelRefused, "fixed at 1"),
+    Case("ONNX batch axes that differ", with_onnx(differing_onnx), errors.ModelRefused, "fixed at 2"),
     Case("external data outside", with_onnx(lambda: external_onnx("../secret.bin")), errors.ModelRefused, ""),
     Case("external data absolute", with_onnx(lambda: external_onnx("/etc/hostname")), errors.ModelRefused, ""),
     Case("external data missing", with_onnx(lambda: external_onnx("weights.bin")), errors.AuditError, ""),

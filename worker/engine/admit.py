@@ -15,7 +15,7 @@ from worker.engine.shortage import is_out_of_memory
 
 
 def check_model(program: Program) -> None:
-    """Raise for a model that cannot be audited with any data: training mode, fixed batch axis, no weights."""
+    """Raise for a model that cannot be audited with any data: training mode, batch axes that differ, no weights."""
     faults = []
     if program.training:
         advice = "call model.eval() before you trace, script or export"
@@ -25,10 +25,11 @@ def check_model(program: Program) -> None:
         advice = "export the network with its input as an input, not as a constant"
         faults.append(Fault("the model takes no input", "/model", "at least one input", "none", advice))
     fixed = [spec for spec in program.inputs if spec.shape and isinstance(spec.shape[0], int)]
-    for spec in fixed:
-        advice = "export with a dynamic batch axis (dynamic_shapes, or dynamic_axes in the older exporter)"
-        what = f"the batch axis of input {spec.name!r} is fixed at {spec.shape[0] if spec.shape else 0}"
-        faults.append(Fault(what, f"/model/inputs/{spec.name}", "a symbolic first axis", str(_show_shape(spec)), advice))
+    for spec in fixed if program.batch is None else []:
+        advice = "export all inputs with a dynamic batch axis (dynamic_shapes, or dynamic_axes in the older exporter)"
+        what = f"the batch axis of input {spec.name!r} is fixed at {spec.shape[0] if spec.shape else 0}, that of another is not"
+        expected = "one size for all inputs, or a symbolic first axis"
+        faults.append(Fault(what, f"/model/inputs/{spec.name}", expected, str(_show_shape(spec)), advice))
     if faults:
         raise ModelRefused(*faults)
     if not program.weights:

@@ -27,6 +27,10 @@ FLAGS: dict[str, tuple[str, str]] = {
         "critical",
         "two runs on equal inputs differ; export the model in evaluation mode without random operators",
     ),
+    "batch_dependent": (
+        "warning",
+        "what the model says of an example depends on those beside it; figures hold for this micro-batch only",
+    ),
     "non_finite": ("warning", "a feasible corruption gives non-finite outputs; it counts as damage beyond every limit"),
     "no_parameters": ("warning", "the scope's weights have no path to the loss, so nothing was measured for it"),
     "training_mode": ("warning", "the file was saved in training mode and is audited in evaluation mode; export it after eval()"),
@@ -106,11 +110,22 @@ def find_model_flags(session: Session, parity: float) -> list[RaisedFlag]:
         flags.append(RaisedFlag("training_mode"))
     if not torch.equal(first, second):
         flags.append(RaisedFlag("not_deterministic", evidence={"largest_difference": float((first - second).abs().max())}))
+    else:
+        flags += _find_batch_flags(session, first)
     if _looks_like_probabilities(session.objective, first):
         flags.append(RaisedFlag("softmax_at_the_end", evidence={"rows_that_sum_to_one": 1.0}))
     if parity > PARITY_NEAR_LIMIT:
         flags.append(RaisedFlag("parity_near_limit", evidence={"difference": parity}))
     return flags
+
+
+def _find_batch_flags(session: Session, first: Tensor) -> list[RaisedFlag]:
+    """Return a flag when the first example's output is another one where it runs alone (beside copies of itself)."""
+    alone, _ = next(session.dataset.batches(1))
+    with torch.no_grad():
+        output = session.objective.select_output(session.program.forward({}, alone))
+    difference = float(((output - first[:1]).abs() / (1 + first[:1].abs())).nan_to_num().max())
+    return [RaisedFlag("batch_dependent", evidence={"difference": difference})] if difference > PARITY_NEAR_LIMIT else []
 
 
 def run_first_batch(session: Session) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from schemas.errors import Fault, MemoryLimit
 from worker.engine.data.dataset import Dataset
+from worker.engine.models.clean import take_inputs
 from worker.engine.models.program import OMITTED, Program, run_steps
 from worker.engine.shortage import find_free_bytes, is_out_of_memory, read_data_bytes, read_wanted_bytes, show_gib
 
@@ -100,13 +101,14 @@ def _describe_large_example(program: Program, dataset: Dataset, shortage: Memory
 
 
 def _sum_activations(program: Program, inputs: Mapping[str, Any]) -> int:
-    """Return the bytes of everything that a forward pass computes."""
+    """Return the bytes of everything that a forward pass on one example computes: of its share, where it runs on more."""
     environment: dict[str, Any] = {**program.constants, **program.weights, OMITTED: None}
     known = set(environment)
-    environment.update({spec.name: inputs.get(spec.name) for spec in program.inputs})
+    environment.update(take_inputs(program, inputs))
     with torch.no_grad():
         run_steps(program.steps, environment, [()] * len(program.steps))
-    return sum(value.nbytes for name, value in environment.items() if name not in known and isinstance(value, Tensor))
+    total = sum(value.nbytes for name, value in environment.items() if name not in known and isinstance(value, Tensor))
+    return total // (program.batch or 1)
 
 
 def choose_micro_batch(example_bytes: int, device: str) -> int:

@@ -1,9 +1,10 @@
 """Open a session: read the model and the data, refuse what does not fit, compare with the runtime."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from worker.engine.data.dataset import Dataset
 from worker.engine.data.files import DataFile, Wanted
 from worker.engine.data.reading import load_data
 from worker.engine.memory import Shrinking, check_file_fits, choose_micro_batch, measure_example, plan_halvings, run_one_example
+from worker.engine.models.batch import probe_batch
 from worker.engine.models.load import load_program, measure_parity
 from worker.engine.models.program import Program
 from worker.engine.models.running import audit_statistics
@@ -85,8 +87,9 @@ def open_session(source: Source, check_request: Callable[[Program], None] | None
     if program is None or dataset is None:
         message = "what is missing was not refused"
         raise RuntimeError(message)
+    program = probe_program(program, dataset, source.objective)
     example_bytes = measure_example(program, dataset)
-    micro_batch = source.micro_batch or choose_micro_batch(example_bytes, source.device)
+    micro_batch = program.batch or source.micro_batch or choose_micro_batch(example_bytes, source.device)
     halvings = plan_halvings(program, example_bytes, micro_batch, source.device)
     session = _check_session(Session(program, dataset, source.objective, micro_batch, Shrinking(halvings)))
     parity = session.run(lambda: _measure_parity(session, source))
@@ -120,8 +123,25 @@ def _admit_data(
         return None
     refusals.attempt(check_labels, dataset, objective)
     if program is not None and refusals.passes(check_data, program, dataset, objective) and runs:
-        refusals.attempt(run_one_example, partial(check_first_batch, program, dataset, objective, 1), program, dataset)
+        refusals.attempt(run_one_example, partial(_check_one_example, program, dataset, objective), program, dataset)
     return dataset
+
+
+def _check_one_example(program: Program, dataset: Dataset, objective: Objective) -> None:
+    check_first_batch(probe_program(program, dataset, objective), dataset, objective, 1)
+
+
+def probe_program(program: Program, dataset: Dataset, objective: Objective) -> Program:
+    """Return the program with the number of examples that it runs on, where that is one number only and nothing declares it."""
+    if program.batch is not None:
+        return program
+    inputs, _ = next(dataset.batches(1))
+
+    def run(tried: Program, given: Mapping[str, Any]) -> torch.Tensor:
+        with torch.no_grad():
+            return objective.select_output(tried.forward({}, given))
+
+    return probe_batch(program, inputs, run)
 
 
 def _admit_held_out(file: DataFile, admit: Callable[..., Dataset | None], refusals: Refusals) -> Dataset | None:

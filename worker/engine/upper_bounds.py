@@ -159,6 +159,8 @@ def _find_obstacle(session: Session) -> str | None:
         return "the bound is for cross-entropy on logits"
     if program.mutates or program.training:
         return "the program writes into its inputs or draws at random"
+    if program.batch is not None and len(session.dataset) % program.batch:
+        return f"the model runs on {program.batch} examples at once, and the last ones do not fill that"
     low = [name for name, weight in program.weights.items() if weight.dtype != torch.float64]
     return f"the weight {low[0]} is computed with in {program.weights[low[0]].dtype}" if low else None
 

@@ -52,6 +52,12 @@ def test_not_deterministic() -> None:
     assert codes(find_model_flags(session, 0.0)) == ["not_deterministic"]
 
 
+def test_batch_dependent() -> None:
+    steps = [make_step("mul", torch.mul, ("x", "a.w"), "h"), make_step("span", lambda v: v / v.abs().max(), ("h",), "y")]
+    session = build_session(build_program({"a.w": torch.ones(3)}, steps, ("y",)), classes=3)
+    assert codes(find_model_flags(session, 0.0)) == ["batch_dependent"]
+
+
 def test_parity_near_limit() -> None:
     assert codes(find_model_flags(build_session(build_mlp((3, 4))), 5e-4)) == ["parity_near_limit"]
 

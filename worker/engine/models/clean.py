@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.engine.models.batch import fill_batch
 from worker.engine.models.channels import find_channel_axes
 from worker.engine.models.program import OMITTED, Environment, Program, Step, find_last_uses, run_steps
 from worker.engine.models.suffix import Suffixes
@@ -90,8 +91,9 @@ def compute_signature(inputs: Mapping[str, Any]) -> Signature:
 
 
 def take_inputs(program: Program, inputs: Mapping[str, Any]) -> Environment:
-    """Return the value of every input of the program; None for an optional one that is not given."""
-    return {spec.name: inputs.get(spec.name) for spec in program.inputs}
+    """Return the value of every input of the program, as many examples as it runs on; None for an optional one not given."""
+    filled = fill_batch(inputs, program.batch)
+    return {spec.name: filled.get(spec.name) for spec in program.inputs}
 
 
 def make_plan(program: Program, inputs: Mapping[str, Any]) -> Plan:

@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from schemas.errors import Fault, ModelUnreadable, ParityError
 from worker.engine.models import onnx, pt2, torchscript
+from worker.engine.models.batch import fill_batch, find_fixed_batch
 from worker.engine.models.program import Program
 
 PARITY_TOLERANCE = 1e-3
@@ -37,7 +39,8 @@ FORMATS: dict[str, Format] = {
 def load_program(path: Path, model_format: str = "auto") -> Program:
     """Read the model at `path`; `auto` tells zip archives by what is in them, and takes anything else for ONNX."""
     chosen = find_format(path) if model_format == "auto" else model_format
-    return FORMATS[chosen].load(path)
+    program = FORMATS[chosen].load(path)
+    return replace(program, batch=find_fixed_batch(program.inputs))
 
 
 def find_format(path: Path) -> str:
@@ -63,9 +66,10 @@ def measure_parity(path: Path, program: Program, inputs: dict[str, Tensor], thre
     Raises:
         ParityError: a difference above PARITY_TOLERANCE, or one side is non-finite and the other is not.
     """
-    reference = FORMATS[program.format].run_reference(path, inputs, threads)
+    filled = fill_batch(inputs, program.batch)
+    reference = FORMATS[program.format].run_reference(path, filled, threads)
     with torch.no_grad():
-        ours = program.forward({}, inputs)
+        ours = program.forward({}, filled)
     found = {name: _compare(ours[name], value) for name, value in reference.items()}
     faults = [_describe(name, *difference) for name, difference in found.items() if not _passes(program, *difference)]
     if faults:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.engine.models.batch import count_examples, cut_batch, fill_batch
+
 OMITTED = ""
 """The name of an optional input that is not given (its value is None) or of an output nobody reads."""
 
@@ -144,6 +146,8 @@ class Program:
     """The file carries operators in training mode (dropout that drops, statistics that update)."""
     saved_in_training: bool = False
     """The module was saved in training mode, but every operator follows evaluation mode now."""
+    batch: int | None = None
+    """The only number of examples that the model runs on; None where any number will do."""
     rounds: bool = False
     """Values inside are rounded to a grid: one that lies between two codes to the last bit may fall to either."""
     grids: dict[str, Grid] = field(default_factory=dict)
@@ -155,12 +159,12 @@ class Program:
     def forward(self, parameters: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run the whole program; weights missing from `parameters` keep their stored values."""
         environment: Environment = {**self.constants, **self.weights, **parameters, OMITTED: None}
-        copied = self.mutates
+        copied, filled = self.mutates, fill_batch(inputs, self.batch)
         for spec in self.inputs:
-            value = inputs.get(spec.name)
+            value = filled.get(spec.name)
             environment[spec.name] = value.clone() if copied and isinstance(value, Tensor) else value
         run_steps(self.steps, environment, find_last_uses(self.steps, self.outputs))
-        return {name: environment[name] for name in self.outputs}
+        return cut_batch({name: environment[name] for name in self.outputs}, self.batch, count_examples(inputs))
 
     @property
     def mutates(self) -> bool:

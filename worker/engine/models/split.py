@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from worker.engine.models.batch import count_examples, cut_batch, fill_batch
 from worker.engine.models.clean import CleanProgram, Plan, measure_bytes
 from worker.engine.models.program import OMITTED, Environment, Step, find_last_uses, run_steps
 from worker.engine.models.suffix import Cut, find_writers
@@ -35,13 +36,15 @@ class Parts:
 class Boundary:
     """What the corrupted part needs of the clean part, for one batch. Without `parts` the whole program runs each time.
 
-    size_bytes: the memory that it takes of its own; what all scopes share counts nothing.
+    size_bytes: the memory that it takes of its own; what all scopes share counts nothing. count: its examples; the inputs may
+    hold more, to fill what the model runs on.
     """
 
     parts: Parts | None
     inputs: Mapping[str, Any]
     values: Environment
     size_bytes: int
+    count: int
 
 
 class SplitProgram:
@@ -59,25 +62,26 @@ class SplitProgram:
 
     def run_clean(self, batch: int, inputs: Mapping[str, Any]) -> Boundary:
         """Return what the corrupted part needs on batch number `batch`, from what is kept or by running the clean part."""
+        count, inputs = count_examples(inputs), fill_batch(inputs, self._clean.program.batch)
         if not self._clean.can_split:
-            return Boundary(None, inputs, {}, 0)
+            return Boundary(None, inputs, {}, 0, count)
         parts = self._find_parts(self._clean.find_plan(inputs))
         made = [name for name in parts.boundary if name not in inputs]
         given = {name: inputs.get(name) for name in parts.boundary if name in inputs}
         shared = self._clean.find_activations(batch, inputs) if made else {}
         if shared is not None:
-            return Boundary(parts, inputs, {**given, **{name: shared[name] for name in made}}, 0)
+            return Boundary(parts, inputs, {**given, **{name: shared[name] for name in made}}, 0, count)
         values = self._clean.run(parts.plan, parts.clean, inputs, made)
-        return Boundary(parts, inputs, {**given, **values}, measure_bytes(values.values()))
+        return Boundary(parts, inputs, {**given, **values}, measure_bytes(values.values()), count)
 
     def run_corrupted(self, boundary: Boundary, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
         """Run the steps that depend on the corrupted weights, given in `parameters`."""
         program, parts = self._clean.program, boundary.parts
         if parts is None:
-            return program.forward(parameters, boundary.inputs)
+            return cut_batch(program.forward(parameters, boundary.inputs), program.batch, boundary.count)
         environment = {**parts.fixed, **boundary.values, **parameters}
         run_steps(parts.corrupted, environment, parts.drops)
-        return {name: environment[name] for name in program.outputs}
+        return cut_batch({name: environment[name] for name in program.outputs}, program.batch, boundary.count)
 
     def measure_corrupted(self, boundary: Boundary, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
         """Do the same without autograd, by ONNX Runtime from the scope's cut on where it can."""
@@ -88,7 +92,9 @@ class SplitProgram:
         run_steps(parts.head, environment, parts.head_drops)
         suffix = self._clean.find_suffixes(parts.plan).find(parts.cut, environment)
         found = suffix.run(environment, parameters) if suffix is not None else None
-        return self.run_corrupted(boundary, parameters) if found is None else found
+        if found is None:
+            return self.run_corrupted(boundary, parameters)
+        return cut_batch(found, self._clean.program.batch, boundary.count)
 
     def _find_parts(self, plan: Plan) -> Parts:
         for parts in self._parts:
