@@ -17,6 +17,7 @@ ENGINE_BUDGETS = {
     "worker/engine/data": 1300,
     "worker/engine/models": 800,
     "worker/engine/models/aten": 1200,
+    "worker/engine/models/fusion": 300,
     "worker/engine/models/onnx": 2000,
     "worker/engine/models/pt2": 1300,
     "worker/engine/models/torchscript": 1150,

@@ -15,7 +15,7 @@ COMPONENTS = tuple(
 )
 """In order of precedence: a weight with several roles (a tied embedding) has the first of them."""
 
-# Operators of both formats, in lower case without domain and outer underscores: Conv and aten::_convolution both match "conv".
+# Operators by their kind: Conv and aten::_convolution both match "conv".
 CONVOLUTION, RECURRENT = re.compile("conv(?!ert)"), re.compile("lstm|gru|rnn")
 NORM = re.compile("(batch|layer|group|instance|rms)_?norm")
 FUSED = re.compile("scaled_dot_product|attention$|encoder_layer")
@@ -78,9 +78,9 @@ class _Graph:
 
     def _read(self, steps: Sequence[Step], names: dict[str, int]) -> None:
         for step in steps:
-            operator = re.split(r"::|\.", step.operator)[-1].strip("_").lower()
             given = [names.setdefault(name, self._make()) for name in step.inputs]
             outputs = tuple(self._make() for _ in step.outputs)
+            operator = step.kind
             if step.blocks:
                 results = [self._read_block(step, k, given, names) for k in range(len(step.blocks))]
                 for back, output in enumerate(reversed(outputs), 1):

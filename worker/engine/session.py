@@ -122,9 +122,10 @@ class Evaluator:
 
         def measure() -> list[Outcome]:
             tallies = [Tally(self.session.objective) for _ in corrupted]
-            with torch.no_grad():
-                for batch, boundary in self._batches():
-                    run = self._split.measure_corrupted if self.session.pays_sessions(batch[1]) else self._split.run_corrupted
+            for batch, boundary in self._batches():
+                run = self._split.measure_corrupted if self.session.pays_sessions(batch[1]) else self._split.run_corrupted
+                # What is shared was made outside: tensors of this mode may take no part in a gradient.
+                with torch.inference_mode():
                     for parameters, tally in zip(corrupted, tallies, strict=True):
                         tally.add(self.session.objective.select_output(run(boundary, parameters)), batch[1])
             return [tally.outcome() for tally in tallies]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worker.engine.models.batch import fill_batch
 from worker.engine.models.channels import find_channel_axes
+from worker.engine.models.fusion import Known, fuse_steps
 from worker.engine.models.program import OMITTED, Environment, Program, Step, find_last_uses, run_steps
 from worker.engine.models.suffix import Suffixes
 
@@ -20,11 +21,13 @@ class Plan:
     """How a program runs on inputs of one signature.
 
     known: constants, clean weights, and every value that follows from them and the input shapes. steps: what the outputs
-    need, in order. kept: the values of a clean run that a scope's corrupted part may read.
+    need, in order. fused: the same by fewer kernels, for the interpreter. kept: the values of a clean run that a scope's
+    corrupted part may read.
     """
 
     known: Environment
     steps: tuple[Step, ...]
+    fused: tuple[Step, ...]
     kept: tuple[str, ...]
 
     def knows(self, step: Step) -> bool:
@@ -69,7 +72,7 @@ class CleanProgram:
             if self._room <= 0:
                 return None
             plan = self.find_plan(inputs)
-            values = self.run(plan, [step for step in plan.steps if not plan.knows(step)], inputs, plan.kept)
+            values = self.run(plan, [step for step in plan.fused if not plan.knows(step)], inputs, plan.kept)
             self._room -= measure_bytes(values.values())
             if self._room < 0:
                 return None
@@ -107,7 +110,9 @@ def make_plan(program: Program, inputs: Mapping[str, Any]) -> Plan:
             run_steps(program.steps, environment, find_last_uses(program.steps, (*program.outputs, *fixed)))
         known |= {name: environment[name] for name in fixed}
     steps = find_needed_steps(program, static)
-    return Plan(known, steps, find_kept_names(program, steps, static, fixed))
+    constants = {**program.constants, **{name: known[name] for name in static}}
+    fused = fuse_steps(steps, program.outputs, Known(known, constants))
+    return Plan(known, steps, fused, find_kept_names(program, fused, static, fixed))
 
 
 def find_determined_names(program: Program, weights: Iterable[str]) -> frozenset[str]:

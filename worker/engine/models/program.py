@@ -8,6 +8,7 @@ Both loaders (ONNX, TorchScript) produce a Program; everything downstream sees o
 and partial re-evaluation are all a matter of what is in that dictionary.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -55,6 +56,11 @@ class Step:
     """The result's shape depends on values (NonZero) or the result is random: nothing after it may be cached."""
     mutates: bool = False
     """Writes into an input: the program is then never split, and its inputs are copied first."""
+
+    @cached_property
+    def kind(self) -> str:
+        """The operator in lower case, without domain and outer underscores: Conv and aten::_conv are one kind."""
+        return re.split(r"::|\.", self.operator)[-1].strip("_").lower()
 
     @cached_property
     def uses(self) -> tuple[str, ...]:
@@ -237,13 +243,13 @@ def find_last_uses(steps: Sequence[Step], kept: Iterable[str]) -> tuple[tuple[st
 
 def run_steps(steps: Sequence[Step], environment: Environment, drops: Sequence[tuple[str, ...]]) -> None:
     """Run `steps` in order over `environment`, freeing each name in `drops` after its last use."""
+    read = environment.__getitem__
     for step, dead in zip(steps, drops, strict=True):
-        values = [environment[name] for name in step.inputs]
         if step.blocks:
             runners = tuple(_bind_block(block, environment) for block in step.blocks)
-            result = step.function(runners, *values, **step.attributes)
+            result = step.function(runners, *map(read, step.inputs), **step.attributes)
         else:
-            result = step.function(*values, **step.attributes)
+            result = step.function(*map(read, step.inputs), **step.attributes)
         if len(step.outputs) == 1:
             environment[step.outputs[0]] = result
         else:

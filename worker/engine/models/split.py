@@ -108,7 +108,7 @@ class SplitProgram:
         tainted = set(self._corrupted)
         clean: list[Step] = []
         corrupted: list[Step] = []
-        for step in plan.steps:
+        for step in plan.fused:
             if not tainted.isdisjoint(step.uses):
                 corrupted.append(step)
                 tainted.update(name for name in step.outputs if name != OMITTED)
