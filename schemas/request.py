@@ -69,7 +69,7 @@ class DataReference(Input):
     """The data the loss is measured on: arrays of one length, one row per example. docs/data.md has an example per format."""
 
     uri: ArtifactUri
-    format: Literal["auto", "npz", "npy", "safetensors", "csv", "jsonl"] = "auto"
+    format: Literal["auto", "npz", "npy", "safetensors", "parquet", "arrow", "csv", "jsonl", "datasets"] = "auto"
     inputs: dict[Name, Columns] = {}
     target: Name | int = "labels"
     classes: Annotated[tuple[Name, ...], Field(max_length=100_000), AfterValidator(_check_unique)] = ()
