@@ -14,7 +14,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 ENGINE_BUDGETS = {
     "worker/engine": 3500,
-    "worker/engine/data": 1300,
+    "worker/engine/data": 1700,
     "worker/engine/models": 800,
     "worker/engine/models/aten": 1200,
     "worker/engine/models/fusion": 300,
