@@ -7,7 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job
+from schemas.plan import Plan
 from schemas.policy import Policy
 from schemas.problem import Problem
 from schemas.report import Report
@@ -21,6 +23,9 @@ DOCUMENTS: dict[str, tuple[type[BaseModel], Literal["validation", "serialization
     "job": (Job, "serialization"),
     "report": (Report, "serialization"),
     "verdict": (Verdict, "serialization"),
+    "plan": (Plan, "serialization"),
+    "inspection_request": (InspectionRequest, "validation"),
+    "inspection": (Inspection, "serialization"),
     "problem": (Problem, "serialization"),
 }
 """File stem -> the contract, and whether its schema tells what is accepted or what is sent."""

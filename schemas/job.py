@@ -1,10 +1,11 @@
-"""Job: the state of one audit as the API shows it."""
+"""Job: the state of one audit, plan or inspection as the API shows it."""
 
 from typing import Literal
 
 from schemas.base import Output, UtcTime
 from schemas.problem import Problem
 
+JobKind = Literal["audit", "plan", "inspection"]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "quarantined"]
 TERMINAL_STATES: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "quarantined"})
 
@@ -40,9 +41,10 @@ class Timings(Output):
 
 
 class Job(Output):
-    """One audit. `revision` rises with every change and is the ETag."""
+    """One audit, plan or inspection. `revision` rises with every change and is the ETag."""
 
     schema_version: Literal[1]
+    kind: JobKind = "audit"
     id: str
     state: JobState
     revision: int

@@ -10,6 +10,7 @@ from schemas.base import Norm, Output, Scale
 from schemas.bounds import ErrorBound, HeldOut, Smoothness, UpperBound
 from schemas.limits import Along
 
+ModelFormat = Literal["onnx", "torchscript", "pt2"]
 Kind = Literal["estimate", "lower_bound", "upper_bound"]
 Method = Literal["first_order", "reapplied", "ascent", "exchange", "second_order", "random"]
 StopReason = Literal["single_step", "converged", "budget", "zero_gradient", "non_finite"]
@@ -21,7 +22,7 @@ class ModelSubject(Output):
     """The audited file."""
 
     sha256: str
-    format: Literal["onnx", "torchscript", "pt2"]
+    format: ModelFormat
     producer: str
     opset: int | None
     weights: int
@@ -357,7 +358,7 @@ class Figures(Output):
 class Measurement(Figures):
     """All that the child measured; `counterexamples` maps finding ids to file names in its scratch folder."""
 
-    format: Literal["onnx", "torchscript", "pt2"]
+    format: ModelFormat
     producer: str
     opset: int | None
     examples: int

@@ -11,8 +11,6 @@ from schemas.base import (
     Norm,
     PositiveFloat,
     Sha256,
-    canonical_bytes,
-    compute_sha256,
 )
 from schemas.limits import Along, Limit, MetricName
 from schemas.policy import Policy
@@ -321,11 +319,6 @@ class AuditRequest(Input):
 NOT_IN_DIGEST = {"labels", "policy", "fresh"}
 
 
-def echo_request(request: AuditRequest) -> dict[str, Any]:
+def echo_request(request: Input) -> dict[str, Any]:
     """Return what of the request decides the numbers, defaults filled in."""
     return request.model_dump(mode="json", exclude=NOT_IN_DIGEST)
-
-
-def compute_request_digest(request: AuditRequest, engine_version: str) -> str:
-    """Return the sha-256 over everything that decides the report: request echo and engine version."""
-    return compute_sha256(canonical_bytes({"request": echo_request(request), "engine": engine_version}))

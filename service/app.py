@@ -10,10 +10,10 @@ from service.edge import Edge, MethodTable
 from service.openapi.document import build_document
 from service.problems import add_problem_handlers
 from service.resources import hold_resources
-from service.routes import about, artifacts, audits, verdicts
+from service.routes import about, artifacts, audits, plans, verdicts
 from service.settings import Settings, load_settings
 
-ROUTERS: tuple[APIRouter, ...] = (about.router, artifacts.router, audits.router, verdicts.router)
+ROUTERS: tuple[APIRouter, ...] = (about.router, artifacts.router, audits.router, plans.router, verdicts.router)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

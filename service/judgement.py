@@ -77,7 +77,9 @@ async def judge_posted(queue: JobQueue, store: ArtifactStore, owner: str, docume
     request = await asyncio.to_thread(check_json, VerdictRequest, *document)
     wanted = {"/audit_id": request.audit_id, "/baseline": request.baseline}
     records = {where: await queue.get(name, owner) for where, name in wanted.items() if isinstance(name, str)}
-    missing = [find_nothing(str(wanted[where]), where) for where, record in records.items() if record is None]
+    missing = [
+        find_nothing(str(wanted[where]), where) for where, record in records.items() if record is None or record.kind != "audit"
+    ]
     if missing:
         raise InvalidRequest(*missing)
     stored = {where: await _load_judged(store, record) for where, record in records.items() if record is not None}

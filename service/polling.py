@@ -4,7 +4,7 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 
 from schemas.errors import Conflict, Fault, NotFound
-from schemas.job import TERMINAL_STATES
+from schemas.job import TERMINAL_STATES, JobKind
 from service.conditional import format_etag, matches_etag
 from storage.queue import JobQueue
 from storage.records import JobRecord
@@ -12,15 +12,15 @@ from storage.records import JobRecord
 Stop = AbstractAsyncContextManager["asyncio.Task[object]"]
 
 
-async def find_job(queue: JobQueue, audit_id: str, owner: str) -> JobRecord:
-    """Return the owner's job.
+async def find_job(queue: JobQueue, audit_id: str, owner: str, kind: JobKind = "audit") -> JobRecord:
+    """Return the owner's job of this kind.
 
     Raises:
         NotFound: if the owner has no such job.
 
     """
     record = await queue.get(audit_id, owner)
-    if record is None:
+    if record is None or record.kind != kind:
         raise NotFound(find_nothing(audit_id, "path: audit_id"))
     return record
 
@@ -33,6 +33,7 @@ async def cancel_job(queue: JobQueue, audit_id: str, owner: str) -> JobRecord:
         Conflict: if it has ended.
 
     """
+    await find_job(queue, audit_id, owner)
     try:
         record = await queue.cancel(audit_id, owner)
     except Conflict as error:
@@ -72,5 +73,5 @@ async def wait_for_job(queue: JobQueue, record: JobRecord, if_none_match: str | 
             finally:
                 change.cancel()
                 await asyncio.gather(change, return_exceptions=True)
-            record = await find_job(queue, record.id, record.owner)
+            record = await find_job(queue, record.id, record.owner, record.kind)
     return record

@@ -2,11 +2,12 @@
 
 from datetime import datetime
 
-from schemas.job import TERMINAL_STATES, Job, Progress, ReportPointer, Timings, VerdictPointer
+from schemas.job import TERMINAL_STATES, Job, JobKind, Progress, ReportPointer, Timings, VerdictPointer
 from schemas.problem import Problem
 from storage.records import JobRecord
 
-AUDITS = "/v1/audits"
+AUDITS, PLANS, INSPECTIONS = "/v1/audits", "/v1/plans", "/v1/inspections"
+PATHS: dict[JobKind, str] = {"audit": AUDITS, "plan": PLANS, "inspection": INSPECTIONS}
 
 
 def build_job(record: JobRecord) -> Job:
@@ -14,6 +15,7 @@ def build_job(record: JobRecord) -> Job:
     links = build_links(record)
     return Job(
         schema_version=1,
+        kind=record.kind,
         id=record.id,
         state=record.state,
         revision=record.revision,
@@ -24,7 +26,7 @@ def build_job(record: JobRecord) -> Job:
         cancel_requested=record.cancel,
         progress=None if record.progress is None else Progress.model_validate(record.progress),
         request_digest=record.request_digest,
-        report=None if record.report_sha256 is None else ReportPointer(sha256=record.report_sha256, url=links["report"]),
+        report=None if "report" not in links else ReportPointer(sha256=str(record.report_sha256), url=links["report"]),
         problem=None if record.problem is None else Problem.model_validate(record.problem),
         verdict=None if record.verdict is None else VerdictPointer(outcome=record.verdict, url=links["verdict"]),
         timings=Timings(
@@ -38,7 +40,9 @@ def build_job(record: JobRecord) -> Job:
 
 def build_links(record: JobRecord) -> dict[str, str]:
     """Return the paths that make sense for the job in its state."""
-    links = {"self": f"{AUDITS}/{record.id}"}
+    links = {"self": f"{PATHS[record.kind]}/{record.id}"}
+    if record.kind != "audit":
+        return links
     if record.report_sha256 is not None:
         links["report"] = f"{AUDITS}/{record.id}/report"
     if record.verdict is not None:

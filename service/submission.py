@@ -7,7 +7,8 @@ from fastapi import Request
 
 from schemas.base import canonical_bytes, compute_sha256
 from schemas.errors import Fault, InvalidRequest
-from schemas.request import AuditRequest, compute_request_digest
+from schemas.job import JobKind
+from schemas.kinds import REQUESTS, JobRequest, compute_request_digest
 from schemas.version import ENGINE_VERSION
 from service.bodies import read_document
 from service.strict_json import check_json
@@ -19,8 +20,8 @@ logger = logging.getLogger("faultline.service")
 MAX_KEY_CHARACTERS = 255
 
 
-async def read_submission(request: Request, limit: int) -> tuple[AuditRequest, str | None]:
-    """Return the posted audit and its Idempotency-Key.
+async def read_submission(request: Request, limit: int, kind: JobKind) -> tuple[JobRequest, str | None]:
+    """Return the posted request of a kind of job, and its Idempotency-Key.
 
     Raises:
         InvalidRequest: with what is wrong in both.
@@ -30,22 +31,25 @@ async def read_submission(request: Request, limit: int) -> tuple[AuditRequest, s
     faults = find_key_faults(keys)
     document = await read_document(request, limit)
     try:
-        audit = check_json(AuditRequest, *document)
+        posted = check_json(REQUESTS[kind], *document)
     except InvalidRequest as error:
         raise InvalidRequest(*faults, *error.faults) from None
     if faults:
         raise InvalidRequest(*faults)
-    return audit, keys[0] if keys else None
+    return posted, keys[0] if keys else None
 
 
-async def submit(queue: JobQueue, store: ArtifactStore, owner: str, request: AuditRequest, key: str | None) -> Accepted:
+async def submit(
+    queue: JobQueue, store: ArtifactStore, owner: str, request: JobRequest, key: str | None, kind: JobKind
+) -> Accepted:
     """Put `request` into the queue, or find the job that it is already."""
     await check_artifacts(store, owner, request)
-    digest = compute_request_digest(request, ENGINE_VERSION)
-    return await queue.accept(request, owner, digest, key, compute_sha256(canonical_bytes(request)))
+    digest = compute_request_digest(request, ENGINE_VERSION, kind)
+    body = canonical_bytes(request) + (b"" if kind == "audit" else kind.encode())
+    return await queue.accept(request, owner, digest, key, compute_sha256(body), kind)
 
 
-async def check_artifacts(store: ArtifactStore, owner: str, request: AuditRequest) -> None:
+async def check_artifacts(store: ArtifactStore, owner: str, request: JobRequest) -> None:
     """Check that everything the request names was uploaded.
 
     Raises:

@@ -9,6 +9,7 @@ import redis
 
 from schemas.base import canonical_bytes
 from schemas.errors import Fault
+from schemas.job import JobKind
 from storage.connection import reaching_store
 from storage.endings import MAX_TRIES, describe_cancelled, describe_exhausted
 from storage.scripts import KEY_PREFIX, ScriptName, load_script
@@ -32,6 +33,7 @@ class Claim:
     request: bytes
     request_digest: str
     report_sha256: str | None
+    kind: JobKind = "audit"
 
 
 class Leases:
@@ -58,8 +60,9 @@ class Leases:
         reply = self._run("claim", job_id, secrets.token_hex(8), worker, self._lease_us, *self._describe_ends())
         if reply is None:
             return None
-        attempt, owner, request_digest, request, report = reply
-        return Claim(job_id, int(attempt), owner.decode(), request, request_digest.decode(), report.decode() or None)
+        attempt, owner, digest, request, report, kind = reply
+        given = cast("JobKind", kind.decode())
+        return Claim(job_id, int(attempt), owner.decode(), request, digest.decode(), report.decode() or None, given)
 
     def beat(self, job_id: str, attempt: int, progress: dict[str, Any] | None = None) -> Beat:
         """Keep the lease; "cancel": stop and finish as cancelled, "lost": stop, the job is another's."""

@@ -8,8 +8,8 @@ import redis.asyncio
 
 from schemas.base import canonical_bytes, compute_sha256
 from schemas.errors import Conflict, Fault, IdempotencyMismatch, InvalidRequest
-from schemas.job import TERMINAL_STATES
-from schemas.request import AuditRequest
+from schemas.job import TERMINAL_STATES, JobKind
+from schemas.kinds import JobRequest
 from schemas.verdict import Outcome
 from storage.changes import ChangeFeed
 from storage.connection import reaching_store
@@ -44,7 +44,13 @@ class JobQueue:
         self._scripts = {name: client.register_script(load_script(name)) for name in NAMES}
 
     async def accept(
-        self, request: AuditRequest, owner: str, request_digest: str, idempotency_key: str | None, body_sha256: str
+        self,
+        request: JobRequest,
+        owner: str,
+        request_digest: str,
+        idempotency_key: str | None,
+        body_sha256: str,
+        kind: JobKind = "audit",
     ) -> Accepted:
         """Return the job that the request became now, or the one that the same key and body made before.
 
@@ -59,7 +65,7 @@ class JobQueue:
         labels = canonical_bytes(dict(request.labels))
         fresh = 1 if request.fresh else 0
         reply = await self._run(
-            "accept", nonce, owner, canonical_bytes(request), request_digest, labels, fresh, named, life_ms, body_sha256
+            "accept", nonce, owner, canonical_bytes(request), request_digest, labels, fresh, named, life_ms, body_sha256, kind
         )
         if reply[0] == b"mismatch":
             raise IdempotencyMismatch(_describe_mismatch(idempotency_key))

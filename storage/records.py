@@ -1,4 +1,4 @@
-"""JobRecord: what the store keeps of an audit."""
+"""JobRecord: what the store keeps of a job."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from schemas.job import JobState
+from schemas.job import JobKind, JobState
 from schemas.verdict import Outcome
 
 JOB_ID = re.compile(r"[0-9a-f]{13}[0-9a-v]{16}")
@@ -17,12 +17,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One audit as it stands in the store. `request` is its canonical JSON; `revision` rises with every change.
+    """One job as it stands in the store. `request` is its canonical JSON; `revision` rises with every change.
 
     `started_at` is when the present or last attempt began: a job that went back to the queue has none.
     """
 
     id: str
+    kind: JobKind
     owner: str
     state: JobState
     attempt: int
@@ -46,6 +47,7 @@ def read_record(id: str, fields: dict[bytes, bytes]) -> JobRecord:
     text = {name.decode(): value.decode() for name, value in fields.items() if name != b"request"}
     return JobRecord(
         id=id,
+        kind=cast("JobKind", text.get("kind", "audit")),
         owner=text["owner"],
         state=cast("JobState", text["state"]),
         attempt=int(text["attempt"]),

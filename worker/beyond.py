@@ -13,9 +13,15 @@ from worker.context import AuditContext
 from worker.engine import held_out
 from worker.engine.flags import RaisedFlag
 from worker.engine.held_out import ExampleFigures, measure_examples
+from worker.engine.passes import Passes
 from worker.engine.scopes import Layout
 from worker.engine.search import CellResult
 from worker.engine.statistics import interval
+
+
+def count_held_out_passes(cells: int, metrics: int) -> Passes:
+    """Return what a HeldOutMeter spends at most: the clean model once, and each cell's worst for the loss and every metric."""
+    return Passes(1 + cells * (1 + metrics), 0)
 
 
 class HeldOutMeter:

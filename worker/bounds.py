@@ -14,10 +14,15 @@ from worker.engine.flags import RaisedFlag
 from worker.engine.scopes import Scope
 from worker.engine.search import derive_seed
 from worker.engine.session import Evaluator
-from worker.engine.smoothness import compute_error_bound, draw_start, estimate_smoothness, make_hessian_product, run_lanczos
+from worker.engine.smoothness import (
+    LANCZOS_STEPS,
+    compute_error_bound,
+    draw_start,
+    estimate_smoothness,
+    make_hessian_product,
+    run_lanczos,
+)
 from worker.engine.upper_bounds import LossBounder
-
-LANCZOS_STEPS = 20
 
 
 class ScopeBounds:

@@ -69,11 +69,13 @@ def _find_one(context: AuditContext, point: BreakingPointRequest, scope: Scope) 
         shown = None if observed == float("inf") else observed
         return Probe(crosses(outcome), shown, result.forward, result.backward)
 
-    if point.along == "epsilon":
-        return find_breaking_point(probe, *point.range)
-    # An n above the scope's k means k.
-    low, high = (min(int(end), evaluator.layout.size) for end in point.range)
-    return find_breaking_point(probe, low, high, whole=True)
+    return find_breaking_point(probe, *find_range(point, evaluator.layout.size), whole=point.along == "max_corrupted")
+
+
+def find_range(point: BreakingPointRequest, weights: int) -> tuple[float, float]:
+    """Return where a breaking point is looked for in a scope of so many weights: an n above k means k."""
+    low, high = point.range
+    return (low, high) if point.along == "epsilon" else (min(int(low), weights), min(int(high), weights))
 
 
 def choose_set(point: BreakingPointRequest, value: float) -> CorruptionSet:

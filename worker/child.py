@@ -13,21 +13,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from schemas.errors import Fault, FaultlineError, LimitError, MemoryLimit, WorkerFault
+from schemas.inspection import InspectionRequest
+from schemas.request import AuditRequest
 from worker.confine import Limits, confine, tie_to_parent
 from worker.engine.shortage import is_out_of_memory
-from worker.messages import JobMessage, ProgressMessage, ReadyMessage, ResultMessage, StartedMessage, build_failure, encode_line
+from worker.messages import (
+    JobMessage,
+    ProgressMessage,
+    ReadyMessage,
+    StartedMessage,
+    build_failure,
+    build_result,
+    encode_line,
+)
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from schemas.report import Measurement
+    from worker.messages import Finding
 
 PROGRESS_PERIOD_S = 0.1
 PARENT_GONE = 3
 
-Audit = Callable[[JobMessage, Callable[[str, int, int], None]], "Measurement"]
-WarmUp = Callable[[str, int], Audit]
-"""From device and threads to the audit function."""
+Work = Callable[[JobMessage, Callable[[str, int, int], None]], "Finding"]
+WarmUp = Callable[[str, int], Work]
+"""From device and threads to the function that does a job."""
 
 
 def main(warm_up: WarmUp) -> None:
@@ -40,12 +50,12 @@ def main(warm_up: WarmUp) -> None:
     if not tie_to_parent(given.parent):
         os._exit(PARENT_GONE)
     incoming, outgoing = _set_protocol_aside()
-    audit = warm_up(given.device, given.threads)
+    work = warm_up(given.device, given.threads)
     say = _make_speaker(outgoing)
     say(ReadyMessage())
     line = incoming.readline()
     if line:
-        _serve(JobMessage.model_validate_json(line), audit, say)
+        _serve(JobMessage.model_validate_json(line), work, say)
     # Not sys.exit: tearing down the libraries takes time and can crash after the result was given.
     os._exit(0)
 
@@ -60,32 +70,32 @@ def _set_protocol_aside() -> tuple[BinaryIO, BinaryIO]:
     return incoming, outgoing
 
 
-def warm_up_engine(device: str, threads: int) -> Audit:
+def warm_up_engine(device: str, threads: int) -> Work:
     """Import the engine; the accelerator is not touched, so that an idle child holds none of its memory."""
     import torch  # noqa: PLC0415 - the seconds this takes are spent before the job comes
 
     from worker.audit import AuditInput, measure_audit  # noqa: PLC0415
     from worker.engine.data.libraries import import_readers  # noqa: PLC0415
     from worker.engine.opening import fix_numerics  # noqa: PLC0415
+    from worker.inspecting import InspectionInput, inspect_model  # noqa: PLC0415
+    from worker.planning import plan_audit  # noqa: PLC0415
 
     import_readers()
     # A sum split over other threads rounds otherwise: the count is fixed so that reports repeat bit for bit.
     fix_numerics(threads)
     torch.set_num_interop_threads(1)
 
-    def audit(job: JobMessage, report_progress: Callable[[str, int, int], None]) -> "Measurement":
-        given = AuditInput(
-            request=job.request,
-            model_path=Path(job.model_path),
-            data_path=Path(job.data_path),
-            held_out_path=None if job.held_out_path is None else Path(job.held_out_path),
-            scratch=Path.cwd(),
-            device=device,
-            threads=threads,
-        )
-        return measure_audit(given, report_progress)
+    def work(job: JobMessage, report_progress: Callable[[str, int, int], None]) -> "Finding":
+        model, data = Path(job.model_path), None if job.data_path is None else Path(job.data_path)
+        if job.kind == "inspection" or data is None:
+            asked = InspectionRequest.model_validate(job.request)
+            return inspect_model(InspectionInput(asked, model, data, Path.cwd(), threads), report_progress)
+        held_out = None if job.held_out_path is None else Path(job.held_out_path)
+        request = AuditRequest.model_validate(job.request)
+        given = AuditInput(request, model, data, Path.cwd(), device, threads, held_out)
+        return (plan_audit if job.kind == "plan" else measure_audit)(given, report_progress)
 
-    return audit
+    return work
 
 
 def _make_speaker(outgoing: BinaryIO) -> Callable[["BaseModel"], None]:
@@ -96,16 +106,16 @@ def _make_speaker(outgoing: BinaryIO) -> Callable[["BaseModel"], None]:
     return say
 
 
-def _serve(job: JobMessage, audit: Audit, say: Callable[["BaseModel"], None]) -> None:
+def _serve(job: JobMessage, work: Work, say: Callable[["BaseModel"], None]) -> None:
     confine(Limits(memory_bytes=job.memory_bytes, file_bytes=job.file_bytes))
     say(StartedMessage())
     try:
-        measurement = audit(job, _make_progress(say))
+        found = work(job, _make_progress(say))
     except Exception as error:  # noqa: BLE001 - whatever the model did, the supervisor must hear of it
         traceback.print_exc()
         say(build_failure(translate_error(error)))
     else:
-        say(ResultMessage(measurement=measurement))
+        say(build_result(found))
 
 
 def _make_progress(say: Callable[["BaseModel"], None]) -> Callable[[str, int, int], None]:

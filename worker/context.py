@@ -10,7 +10,7 @@ from worker.engine.components import find_components, find_depths
 from worker.engine.flags import RaisedFlag
 from worker.engine.gradient import GradientInfo, compute_gradient
 from worker.engine.models.program import Program
-from worker.engine.opening import open_session
+from worker.engine.opening import Opened, open_session
 from worker.engine.record import Clean, Pool
 from worker.engine.scopes import Scope
 from worker.engine.search import SearchSettings
@@ -69,9 +69,12 @@ class AuditContext:
 
 def open_context(job: "AuditInput") -> AuditContext:
     """Load, admit, and compute the gradient that serves every cell."""
-    request = job.request
-    opened = open_session(build_source(job), partial(check_places, request))
-    session = opened.session
+    return build_context(job, open_session(build_source(job), partial(check_places, job.request)))
+
+
+def build_context(job: "AuditInput", opened: Opened) -> AuditContext:
+    """Compute the gradient of a session that was opened for this job, and find what can be audited."""
+    request, session = job.request, opened.session
     weights = tuple(session.program.weights)
     gradient = compute_gradient(session, weights)
     audited = gradient.reached or weights

@@ -5,13 +5,15 @@ parsed by these classes, and rejected whole when it does not fit.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from schemas.errors import AuditError, Fault, FaultlineError, LimitError, WorkerFault
+from schemas.inspection import InspectionFigures
+from schemas.job import JobKind
+from schemas.plan import PlannedAudit
 from schemas.report import Measurement
-from schemas.request import AuditRequest
 
 MAX_FAULTS = 1000
 ENDINGS = (AuditError, LimitError, WorkerFault)
@@ -23,11 +25,12 @@ class _Message(BaseModel):
 
 
 class JobMessage(_Message):
-    """The supervisor's one line: what to audit, and within which limits."""
+    """The supervisor's one line: what to do, with which files, and within which limits. request: of the kind's own class."""
 
-    request: AuditRequest
+    kind: JobKind = "audit"
+    request: dict[str, Any]
     model_path: str
-    data_path: str
+    data_path: str | None
     held_out_path: str | None = None
     memory_bytes: int
     file_bytes: int
@@ -61,6 +64,20 @@ class ResultMessage(_Message):
     measurement: Measurement
 
 
+class PlanMessage(_Message):
+    """All that was counted and timed."""
+
+    type: Literal["plan"] = "plan"
+    plan: PlannedAudit
+
+
+class InspectionMessage(_Message):
+    """All that was found in the file."""
+
+    type: Literal["inspection"] = "inspection"
+    inspection: InspectionFigures
+
+
 class FaultMessage(_Message):
     """One fault of a failure, as in schemas.errors.Fault."""
 
@@ -87,7 +104,10 @@ class FailureMessage(_Message):
         return refuse_output(f"the unknown failure code {self.code!r}")
 
 
-ChildMessage = ReadyMessage | StartedMessage | ProgressMessage | ResultMessage | FailureMessage
+Finding = Measurement | PlannedAudit | InspectionFigures
+"""What a child finds out, by its kind of job."""
+AnyResult = ResultMessage | PlanMessage | InspectionMessage
+ChildMessage = ReadyMessage | StartedMessage | ProgressMessage | AnyResult | FailureMessage
 _CHILD_MESSAGE: TypeAdapter[ChildMessage] = TypeAdapter(Annotated[ChildMessage, Field(discriminator="type")])
 
 
@@ -108,6 +128,24 @@ def parse_line(line: bytes) -> ChildMessage:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         refuse_output(f"{first['msg']} at {where or 'the start'}")
+
+
+def build_result(found: Finding) -> AnyResult:
+    """Return the message that carries what was found out of the child."""
+    if isinstance(found, Measurement):
+        return ResultMessage(measurement=found)
+    return PlanMessage(plan=found) if isinstance(found, PlannedAudit) else InspectionMessage(inspection=found)
+
+
+def take_result(message: AnyResult, kind: JobKind) -> Finding:
+    """Return what a child found, or raise WorkerFault when it is not what this kind of job asks for."""
+    if kind == "audit" and isinstance(message, ResultMessage):
+        return message.measurement
+    if kind == "plan" and isinstance(message, PlanMessage):
+        return message.plan
+    if kind == "inspection" and isinstance(message, InspectionMessage):
+        return message.inspection
+    return refuse_output(f"a {message.type} where the job is of kind {kind}")
 
 
 def build_failure(error: FaultlineError) -> FailureMessage:

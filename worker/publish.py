@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from gate.evaluate import evaluate
 from schemas.base import canonical_bytes
+from schemas.inspection import InspectionFigures
+from schemas.kinds import JobRequest
+from schemas.plan import PlannedAudit
 from schemas.report import Measurement, Report
 from schemas.request import AuditRequest
 from storage.artifacts import ArtifactStore
-from worker.messages import refuse_output
-from worker.report import assemble_report
+from worker.messages import Finding, refuse_output
+from worker.report import assemble_inspection, assemble_plan, assemble_report
 from worker.watch import check_plain_file
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -27,35 +32,46 @@ class Published:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a report is about, from trusted sources: the job record and the artifact store."""
+    """What a result is about, from trusted sources: the job record and the artifact store."""
 
     owner: str
-    request: AuditRequest
+    request: JobRequest
     request_digest: str
     model_size_bytes: int
 
 
-def publish(origin: Origin, measurement: Measurement, scratch: Path, artifacts: ArtifactStore, size_limit: int) -> Published:
-    """Return the report and its verdict, stored together with its counterexamples.
+def publish(origin: Origin, found: Finding, scratch: Path, artifacts: ArtifactStore, size_limit: int) -> Published:
+    """Return what was found, stored: a report with its counterexamples and its verdict, a plan or an inspection.
 
     Call it when the audit process is dead: its files cannot change any more.
 
     Raises:
-        WorkerFault: when the measurement names files that it must not, or holds what no report may hold.
+        WorkerFault: when it names files that it must not, or holds what no document may hold.
     """
-    files = find_counterexamples(measurement, scratch, size_limit)
-    digests = {finding: artifacts.put_file(origin.owner, path) for finding, path in files.items()}
-    report = assemble_report(origin.request, origin.request_digest, measurement, origin.model_size_bytes, digests)
-    content = _encode(report)
-    digest = artifacts.put_bytes(origin.owner, content)
-    return Published(digest, _judge(origin.request, report, digest))
+    request, digest, size = origin.request, origin.request_digest, origin.model_size_bytes
+    if isinstance(found, Measurement) and isinstance(request, AuditRequest):
+        files = find_counterexamples(found, scratch, size_limit)
+        digests = {finding: artifacts.put_file(origin.owner, path) for finding, path in files.items()}
+        report = assemble_report(request, digest, found, size, digests)
+        sha256 = artifacts.put_bytes(origin.owner, _encode(report))
+        return Published(sha256, _judge(request, report, sha256))
+    document: BaseModel
+    if isinstance(found, PlannedAudit) and isinstance(request, AuditRequest):
+        document = assemble_plan(request, digest, found, size)
+    elif isinstance(found, InspectionFigures):
+        document = assemble_inspection(request.model.uri, found, size)
+    else:
+        refuse_output(f"a {type(found).__name__} where the job asks for something else")
+    return Published(artifacts.put_bytes(origin.owner, _encode(document)), None)
 
 
-def find_published(owner: str, request: AuditRequest, digest: str, artifacts: ArtifactStore) -> Published | None:
+def find_published(owner: str, request: JobRequest, digest: str, artifacts: ArtifactStore) -> Published | None:
     """Return the finished report of an equal audit, judged by this request's policy; None when it is gone."""
     path = artifacts.path(owner, digest)
     if path is None:
         return None
+    if not isinstance(request, AuditRequest) or request.policy is None:
+        return Published(digest, None)
     return Published(digest, _judge(request, Report.model_validate_json(path.read_bytes()), digest))
 
 
@@ -81,14 +97,14 @@ def find_counterexamples(measurement: Measurement, scratch: Path, size_limit: in
     return files
 
 
-def _encode(report: Report) -> bytes:
+def _encode(document: BaseModel) -> bytes:
     try:
-        return canonical_bytes(report)
+        return canonical_bytes(document)
     except (ValueError, RecursionError) as error:  # NaN in a free-form field, half a surrogate pair, bottomless nesting
         refuse_output(f"a value that no report may hold: {type(error).__name__}")
 
 
-def _judge(request: AuditRequest, report: Report, digest: str) -> str | None:
-    if request.policy is None:
+def _judge(request: JobRequest, report: Report, digest: str) -> str | None:
+    if not isinstance(request, AuditRequest) or request.policy is None:
         return None
     return evaluate(request.policy, report, digest, datetime.now(UTC).date()).outcome

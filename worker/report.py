@@ -1,8 +1,10 @@
-"""The report: what the child measured plus what the supervisor knows for itself."""
+"""Reports, plans and inspections: what the child found plus what the supervisor knows for itself."""
 
 from collections.abc import Mapping
 
 from schemas.base import SCHEMA_VERSION
+from schemas.inspection import InspectedFile, Inspection, InspectionFigures
+from schemas.plan import Plan, PlanFigures, PlannedAudit
 from schemas.report import Counterexample, DataSubject, EngineSubject, Figures, Measurement, ModelSubject, Report, Subject
 from schemas.request import AuditRequest, echo_request
 from schemas.version import ENGINE_VERSION
@@ -18,25 +20,7 @@ def assemble_report(
     """Return the report; `counterexample_digests` maps finding ids to sha-256 digests that the supervisor computed."""
     return Report(
         schema_version=SCHEMA_VERSION,
-        subject=Subject(
-            model=ModelSubject(
-                sha256=request.model.uri.rpartition(":")[2],
-                format=measurement.format,
-                producer=measurement.producer,
-                opset=measurement.opset,
-                weights=measurement.coverage.weights_total,
-                size_bytes=model_size_bytes,
-            ),
-            data=DataSubject(
-                sha256=request.data.uri.rpartition(":")[2],
-                examples=measurement.examples,
-                labels_counted=measurement.labels_counted,
-                sampled=False,
-            ),
-            evaluate_on=_describe_held_out(request, measurement),
-            request_digest=request_digest,
-            engine=EngineSubject(version=ENGINE_VERSION),
-        ),
+        subject=_build_subject(request, request_digest, measurement, measurement.coverage.weights_total, model_size_bytes),
         request=echo_request(request),
         counterexamples=tuple(
             Counterexample(finding=finding, artifact=f"sha256:{digest}")
@@ -46,12 +30,54 @@ def assemble_report(
     )
 
 
-def _describe_held_out(request: AuditRequest, measurement: Measurement) -> DataSubject | None:
-    if request.evaluate_on is None or measurement.held_out_examples is None:
-        return None
-    return DataSubject(
-        sha256=request.evaluate_on.uri.rpartition(":")[2],
-        examples=measurement.held_out_examples,
-        labels_counted=measurement.held_out_labels or 0,
-        sampled=False,
+def assemble_plan(request: AuditRequest, request_digest: str, planned: PlannedAudit, model_size_bytes: int) -> Plan:
+    """Return the plan of an audit."""
+    return Plan(
+        schema_version=SCHEMA_VERSION,
+        subject=_build_subject(request, request_digest, planned, planned.coverage.weights_total, model_size_bytes),
+        request=echo_request(request),
+        **{name: getattr(planned, name) for name in PlanFigures.model_fields},
+    )
+
+
+def assemble_inspection(model_uri: str, found: InspectionFigures, model_size_bytes: int) -> Inspection:
+    """Return the inspection of a model."""
+    return Inspection(
+        schema_version=SCHEMA_VERSION,
+        file=InspectedFile(sha256=read_digest(model_uri), size_bytes=model_size_bytes),
+        **{name: getattr(found, name) for name in InspectionFigures.model_fields},
+    )
+
+
+def read_digest(uri: str) -> str:
+    """Return the sha-256 that an artifact is named by."""
+    return uri.rpartition(":")[2]
+
+
+def _build_subject(
+    request: AuditRequest, request_digest: str, found: Measurement | PlannedAudit, weights: int, size_bytes: int
+) -> Subject:
+    held_out = None
+    if request.evaluate_on is not None and found.held_out_examples is not None:
+        held_out = DataSubject(
+            sha256=read_digest(request.evaluate_on.uri),
+            examples=found.held_out_examples,
+            labels_counted=found.held_out_labels or 0,
+            sampled=False,
+        )
+    return Subject(
+        model=ModelSubject(
+            sha256=read_digest(request.model.uri),
+            format=found.format,
+            producer=found.producer,
+            opset=found.opset,
+            weights=weights,
+            size_bytes=size_bytes,
+        ),
+        data=DataSubject(
+            sha256=read_digest(request.data.uri), examples=found.examples, labels_counted=found.labels_counted, sampled=False
+        ),
+        evaluate_on=held_out,
+        request_digest=request_digest,
+        engine=EngineSubject(version=ENGINE_VERSION),
     )

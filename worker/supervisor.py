@@ -9,8 +9,9 @@ from typing import Literal
 from pydantic import ValidationError
 
 from schemas.errors import Cancelled, Fault, FaultlineError, NotFound, Unavailable, WorkerFault
+from schemas.kinds import REQUESTS, JobRequest
 from schemas.problem import build_problem, clean_text
-from schemas.request import AuditRequest
+from schemas.report import Measurement
 from storage.artifacts import ArtifactStore
 from storage.doorbell import Doorbell
 from storage.leases import Claim, Leases
@@ -18,13 +19,15 @@ from worker.drain import Drain
 from worker.heartbeat import Heartbeat
 from worker.limits import JobLimits
 from worker.messages import (
+    AnyResult,
     ChildMessage,
     FailureMessage,
+    Finding,
     JobMessage,
     ProgressMessage,
-    ResultMessage,
     StartedMessage,
     refuse_output,
+    take_result,
 )
 from worker.process import Child, ChildCrashed
 from worker.publish import Origin, Published, find_published, publish
@@ -138,7 +141,7 @@ def _persist(write: Callable[[], bool], drain: Drain) -> bool:
 
 
 def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Published:
-    """Run the claimed job in the warm child and publish what it measured."""
+    """Run the claimed job in the warm child and publish what it found."""
     request = _read_request(claim)
     if claim.report_sha256 is not None:
         known = find_published(claim.owner, request, claim.report_sha256, resources.artifacts)
@@ -147,11 +150,12 @@ def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Publishe
     job, origin = _fetch(claim, request, resources)
     child = _take_child(heartbeat, resources)
     try:
-        result, layers = _converse(child, job, heartbeat, resources)
+        found, layers = _converse(child, job, heartbeat, resources)
         child.kill()
-        environment = result.measurement.environment.model_copy(update={"sandbox": layers})
-        measurement = result.measurement.model_copy(update={"environment": environment})
-        return publish(origin, measurement, child.scratch, resources.artifacts, resources.settings.job_scratch_bytes)
+        if isinstance(found, Measurement):
+            environment = found.environment.model_copy(update={"sandbox": layers})
+            found = found.model_copy(update={"environment": environment})
+        return publish(origin, found, child.scratch, resources.artifacts, resources.settings.job_scratch_bytes)
     except (ChildCrashed, WorkerFault) as error:
         log.warning("job %s: %s; the audit process wrote:\n%s", claim.id, error, clean_text(child.log[-4000:], limit=8000))
         raise
@@ -159,9 +163,9 @@ def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Publishe
         child.discard()
 
 
-def _read_request(claim: Claim) -> AuditRequest:
+def _read_request(claim: Claim) -> JobRequest:
     try:
-        return AuditRequest.model_validate_json(claim.request)
+        return REQUESTS[claim.kind].model_validate_json(claim.request)
     except ValidationError as error:
         advice = "the service and the worker are of different versions: tell the operator"
         raise WorkerFault(
@@ -169,7 +173,7 @@ def _read_request(claim: Claim) -> AuditRequest:
         ) from None
 
 
-def _fetch(claim: Claim, request: AuditRequest, resources: Resources) -> tuple[JobMessage, Origin]:
+def _fetch(claim: Claim, request: JobRequest, resources: Resources) -> tuple[JobMessage, Origin]:
     """Return the child's orders and what is known without it.
 
     Raises:
@@ -180,17 +184,18 @@ def _fetch(claim: Claim, request: AuditRequest, resources: Resources) -> tuple[J
     found = [path for path in paths.values() if path is not None]
     if len(found) < len(paths):
         raise NotFound(*(_describe_missing(where, uris[where]) for where, path in paths.items() if path is None))
-    model, data, *held_out = found
+    model, data, held_out, *_ = *(str(path.resolve()) for path in found), None, None
     settings = resources.settings
     job = JobMessage(
-        request=request.model_copy(update={"policy": None, "labels": {}}),
-        model_path=str(model.resolve()),
-        data_path=str(data.resolve()),
-        held_out_path=str(held_out[0].resolve()) if held_out else None,
+        kind=claim.kind,
+        request=request.model_dump(mode="json", exclude={"policy", "labels"}),
+        model_path=str(model),
+        data_path=data,
+        held_out_path=held_out,
         memory_bytes=settings.memory_bytes,
         file_bytes=settings.job_scratch_bytes,
     )
-    return job, Origin(claim.owner, request, claim.request_digest, model.stat().st_size)
+    return job, Origin(claim.owner, request, claim.request_digest, found[0].stat().st_size)
 
 
 def _describe_missing(where: str, uri: str) -> Fault:
@@ -223,7 +228,7 @@ def _check_interrupted(heartbeat: Heartbeat, drain: Drain) -> None:
         raise Interrupted(why)
 
 
-def _converse(child: Child, job: JobMessage, heartbeat: Heartbeat, resources: Resources) -> tuple[ResultMessage, dict[str, bool]]:
+def _converse(child: Child, job: JobMessage, heartbeat: Heartbeat, resources: Resources) -> tuple[Finding, dict[str, bool]]:
     """Return the result, and how the child had confined itself before it began.
 
     Raises:
@@ -237,8 +242,8 @@ def _converse(child: Child, job: JobMessage, heartbeat: Heartbeat, resources: Re
     child.send(job, SEND_LIMIT_S)
     while True:
         for message in _receive(child, limits):
-            if isinstance(message, ResultMessage):
-                return message, layers
+            if isinstance(message, AnyResult):
+                return take_result(message, job.kind), layers
             if isinstance(message, ProgressMessage):
                 heartbeat.tell(message)
             elif isinstance(message, StartedMessage):

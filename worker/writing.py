@@ -30,14 +30,14 @@ def write_measurement(
         opset=program.opset,
         examples=len(context.session.dataset),
         labels_counted=context.session.labels_counted,
-        coverage=_build_coverage(context),
+        coverage=build_coverage(context),
         clean=report.Clean(loss=context.clean.loss, metrics=context.clean.metrics),
         findings=sweep.list_findings(),
         ranking=build_rankings(sweep.list_findings()),
         breaking_points=tuple(_build_breaking_point(point) for point in points),
         bit_flips=flips,
         theory=_build_theory(context),
-        flags=tuple(_build_flag(flag) for flag in flags),
+        flags=tuple(build_flag(flag) for flag in flags),
         held_out_examples=None if held_out is None else len(held_out.dataset),
         held_out_labels=None if held_out is None else held_out.labels_counted,
         counterexamples=sweep.counterexamples,
@@ -45,7 +45,8 @@ def write_measurement(
     )
 
 
-def _build_coverage(context: AuditContext) -> report.Coverage:
+def build_coverage(context: AuditContext) -> report.Coverage:
+    """Return which weights the figures speak of, and why not of the others."""
     weights = context.session.program.weights
     unreached = [name for name in weights if name not in context.audited]
     skipped = [report.Skipped(name=name, weights=weights[name].numel(), reason="no_gradient_path") for name in unreached]
@@ -94,7 +95,8 @@ def _build_theory(context: AuditContext) -> report.Theory | None:
     )
 
 
-def _build_flag(flag: RaisedFlag) -> report.Flag:
+def build_flag(flag: RaisedFlag) -> report.Flag:
+    """Return a doubt in the contract's form."""
     return report.Flag(
         code=flag.code,
         severity=cast("report.Severity", flag.severity),

@@ -7,7 +7,9 @@ from pydantic.json_schema import models_json_schema
 
 from schemas.about import About, Health, Readiness
 from schemas.artifact import Artifact
+from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job, JobPage
+from schemas.plan import Plan
 from schemas.problem import Problem
 from schemas.report import Report
 from schemas.request import AuditRequest
@@ -15,8 +17,10 @@ from schemas.verdict import Verdict
 from schemas.verdict_request import VerdictRequest
 
 Mode = Literal["validation", "serialization"]
-_POSTED: tuple[type[BaseModel], ...] = (AuditRequest, VerdictRequest)
-_ANSWERED: tuple[type[BaseModel], ...] = (About, Artifact, Health, Job, JobPage, Problem, Readiness, Report, Verdict)
+_POSTED: tuple[type[BaseModel], ...] = (AuditRequest, InspectionRequest, VerdictRequest)
+_ANSWERED: tuple[type[BaseModel], ...] = (
+    *(About, Artifact, Health, Inspection, Job, JobPage, Plan, Problem, Readiness, Report, Verdict),
+)
 _MODES: list[tuple[type[BaseModel], Mode]] = [
     *((model, "validation") for model in _POSTED),
     *((model, "serialization") for model in _ANSWERED),

@@ -14,10 +14,11 @@ OCTETS = "application/octet-stream"
 
 HEADERS: dict[str, str] = {
     "ETag": "Strong entity tag: the revision of a job, the sha-256 of a file or report.",
-    "Location": "Path of the audit.",
+    "Location": "Path of the job.",
     "Retry-After": "Seconds to wait before the next request.",
     "Preference-Applied": "The wait that was granted, such as wait=60.",
     "Link": 'Path of the following page, rel="next"; absent on the last one.',
+    "Content-Location": "Path under which the result is found again.",
     "Repr-Digest": "Digest of the bytes as in RFC 9530.",
     "Allow": "The methods that the path takes.",
 }

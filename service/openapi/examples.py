@@ -54,6 +54,7 @@ AUDIT_REQUEST: Document = {
 
 QUEUED_JOB: Document = {
     "schema_version": 1,
+    "kind": "audit",
     "id": AUDIT_ID,
     "state": "queued",
     "revision": 1,

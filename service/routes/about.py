@@ -16,6 +16,8 @@ router = make_router("service")
 LINKS = {
     "artifacts": "/v1/artifacts/{sha256}",
     "audits": "/v1/audits",
+    "plans": "/v1/audits:plan",
+    "inspections": "/v1/models:inspect",
     "verdicts": "/v1/verdicts",
     "openapi": "/openapi.json",
     "health": "/healthz",

@@ -1,8 +1,8 @@
 -- Makes a job, once per idempotency key. Without a key the caller's nonce is one, so that a repeated call makes one job.
--- ARGV: nonce, owner, request, request_digest, labels, fresh, idempotency key, its life in ms, body_sha256
+-- ARGV: nonce, owner, request, request_digest, labels, fresh, idempotency key, its life in ms, body_sha256, kind
 -- Returns {'mismatch'} or {'known' | 'created', id, fields}
 local nonce, owner, request, request_digest, labels, fresh = unpack(ARGV, 1, 6)
-local idempotency, life_ms, body_sha256 = prefix .. 'idempotency:' .. ARGV[7], ARGV[8], ARGV[9]
+local idempotency, life_ms, body_sha256, kind = prefix .. 'idempotency:' .. ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 
 local known = redis.call('GET', idempotency)
 if known then
@@ -24,12 +24,11 @@ local id = string.format('%07x%06x', high, tick - high * 16777216) .. nonce
 
 redis.call('SET', idempotency, id .. ' ' .. body_sha256, 'PX', life_ms)
 redis.call('HSET', job_key(id),
-  'schema_version', RECORD_VERSION, 'owner', owner, 'attempt', 0, 'tries', 0, 'revision', 0, 'cancel', 0,
+  'schema_version', RECORD_VERSION, 'kind', kind, 'owner', owner, 'attempt', 0, 'tries', 0, 'revision', 0, 'cancel', 0,
   'request', request, 'request_digest', request_digest, 'labels', labels, 'fresh', fresh, 'created_at', integer(tick),
   'rung_at', integer(now), 'rings', 0)
-redis.call('ZADD', index_key('all', owner), 0, id)
-
-local job = {id = id, owner = owner, request_digest = request_digest}
+local job = {id = id, kind = kind, owner = owner, request_digest = request_digest}
+list(job, 'all')
 local report = fresh ~= '1' and redis.call('GET', twin_key('report', job))
 if report then
   redis.call('HSET', job_key(id), 'report_sha256', report, 'reused', 1)

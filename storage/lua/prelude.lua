@@ -6,6 +6,7 @@ local SET_OF = {queued = 'pending', running = 'leases', quarantined = 'quarantin
 local FIELDS = {
   'schema_version', 'owner', 'state', 'attempt', 'tries', 'cancel', 'request_digest', 'fresh', 'created_at',
   'report_sha256', 'problem', 'verdict', 'progress', 'call', 'cancel_call', 'ended_by', 'released_by', 'rung_at', 'rings',
+  'kind',
 }
 
 local clock = redis.call('TIME')
@@ -22,6 +23,13 @@ end
 -- The owner comes last in every key, so that no owner's name can be read as part of another key.
 local function index_key(kind, owner)
   return prefix .. 'index:' .. kind .. ':' .. owner
+end
+
+-- Only audits are listed; a record without a kind is an audit of a program that knew no other.
+local function list(job, state)
+  if not job.kind or job.kind == 'audit' then
+    redis.call('ZADD', index_key(state, job.owner), 0, job.id)
+  end
 end
 
 -- Jobs of one owner with the same request digest are twins: their reports are equal.
@@ -90,7 +98,7 @@ local function enter(job, state, score)
   if SET_OF[state] then
     redis.call('ZADD', prefix .. SET_OF[state], integer(score), job.id)
   end
-  redis.call('ZADD', index_key(state, job.owner), 0, job.id)
+  list(job, state)
   redis.call('HINCRBY', prefix .. 'counts', state, 1)
   redis.call('HSET', job_key(job.id), 'state', state)
   job.state = state

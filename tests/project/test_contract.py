@@ -10,20 +10,27 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job, JobPage
+from schemas.plan import Plan
 from schemas.policy import Policy
 from schemas.problem import Problem
 from schemas.report import Report
-from schemas.request import AuditRequest
+from schemas.request import AuditRequest, DataReference, ModelReference
 from schemas.verdict import Verdict
 from tests.project.tree import ROOT
 
 SECTIONS: dict[type[BaseModel], str] = {
     AuditRequest: "Request",
+    ModelReference: "Request",
+    DataReference: "Request",
     Job: "Job",
     JobPage: "Job",
     Problem: "Problem",
     Report: "Report",
+    Plan: "Plan",
+    Inspection: "Inspection",
+    InspectionRequest: "Inspection",
     Policy: "Policy",
     Verdict: "Verdict",
 }

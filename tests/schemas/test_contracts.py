@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from schemas.base import canonical_bytes, compute_sha256, norm_value
 from schemas.errors import Fault, InvalidRequest
+from schemas.kinds import compute_request_digest
 from schemas.policy import Policy
 from schemas.report import Report
-from schemas.request import AuditRequest, compute_request_digest, echo_request
+from schemas.request import AuditRequest, echo_request
 from schemas.validation import check_document
 from tests.gate.reports import build_document
 

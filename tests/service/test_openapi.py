@@ -9,7 +9,9 @@ from pydantic import BaseModel, TypeAdapter
 from gate.evaluate import evaluate
 from schemas.about import About, Health, Readiness
 from schemas.artifact import Artifact
+from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job, JobPage
+from schemas.plan import Plan
 from schemas.policy import Policy
 from schemas.problem import MEDIA_TYPE
 from schemas.report import Report
@@ -17,7 +19,7 @@ from schemas.request import AuditRequest
 from schemas.verdict import Verdict
 from schemas.verdict_request import VerdictRequest
 from service.app import find_routes
-from service.openapi import examples
+from service.openapi import examples, previews
 from service.openapi.document import build_document
 from tests.project.tree import ROOT
 
@@ -42,6 +44,10 @@ def test_the_committed_document_is_the_one_that_the_code_writes() -> None:
         (Job, examples.SUCCEEDED_JOB),
         (Job, examples.CANCELLED_JOB),
         (JobPage, examples.JOB_PAGE),
+        (Job, previews.PLAN_JOB),
+        (Plan, previews.PLAN),
+        (InspectionRequest, previews.INSPECTION_REQUEST),
+        (Inspection, previews.INSPECTION),
         (Policy, examples.POLICY),
         (Readiness, examples.READINESS),
         (Report, examples.REPORT),
@@ -52,7 +58,7 @@ def test_the_committed_document_is_the_one_that_the_code_writes() -> None:
 def test_an_example_is_what_its_contract_says(model: type[BaseModel], example: dict[str, Any]) -> None:
     read = TypeAdapter(model).validate_python(example)
     assert set(example) <= set(type(read).model_fields)
-    if model not in {AuditRequest, Policy, VerdictRequest}:  # what a client posts may leave defaults out
+    if model not in {AuditRequest, InspectionRequest, Policy, VerdictRequest}:  # what a client posts may leave defaults out
         assert read.model_dump(mode="json") == example
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from worker.engine.models.program import Grid
 from worker.engine.models.stored import Flip, Stored, count_flips, read_stored
+from worker.engine.passes import Passes
 from worker.engine.record import Clean
 from worker.engine.session import Evaluator, read_gradient
 from worker.engine.tally import Outcome
@@ -206,6 +207,16 @@ def search_bit_flips(
         if count in counts:
             results.append(FlipResult(count, {**search.worst}, search.forward, search.backward))
     return FlipSearch(tuple(results), reason or "budget", total, non_finite)
+
+
+def count_most_flip_passes(counts: Sequence[int], settings: FlipSettings | None = None) -> Passes:
+    """Return what search_bit_flips spends at most: a gradient and a few candidates for each flip; the first has its gradient.
+
+    >>> count_most_flip_passes([1, 5])
+    Passes(forward=44, backward=4)
+    """
+    flips, candidates = max(counts), (settings or FlipSettings()).candidates
+    return Passes(candidates, 0) * flips + Passes(1, 1) * (flips - 1)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 CLOSE = 1.05
 """The bracket is narrow enough when hi / lo is below this."""
 MAX_EVALUATIONS = 24
+SHARE_SPENT = 0.5
+"""Expected share of the passes: about half of the epsilons cross the limit, and then the search there ends at once."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,17 @@ class BreakingPointResult:
     evaluations: int
     forward: int
     backward: int
+
+
+def count_evaluations(low: float, high: float, *, whole: bool = False) -> int:
+    """Return how many values a search over [low, high] tries at most: both ends, then halvings of the bracket.
+
+    >>> count_evaluations(1e-4, 100.0), count_evaluations(1.0, 1.04), count_evaluations(1, 1000, whole=True)
+    (11, 2, 12)
+    """
+    halvings = math.ceil(math.log2(math.log(high / low) / math.log(CLOSE)) + 1e-9) if high > CLOSE * low else 0
+    # A middle that is rounded to a whole number can leave the larger part.
+    return min(2 + halvings + 2 * whole, MAX_EVALUATIONS)
 
 
 def find_breaking_point(probe: Callable[[float], Probe], low: float, high: float, *, whole: bool = False) -> BreakingPointResult:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.engine.passes import Passes
 from worker.engine.session import Evaluator, Session, read_gradient
 from worker.engine.tally import Outcome
 
@@ -16,6 +17,9 @@ ROUNDING_SHARE = 1e-6
 attention key bias, whose gradient is zero for every example, shows about 1e-8 in float32."""
 SAMPLED_EXAMPLES = 4
 """Examples whose own gradients are looked at: enough for the order of magnitude that the two shares above need."""
+
+GRADIENT_PASSES = Passes(1, 1)
+"""What compute_gradient spends."""
 
 
 @dataclass(frozen=True)

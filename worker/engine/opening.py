@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from schemas.errors import AuditError, UnsupportedOperator
 from worker.engine.admit import check_data, check_first_batch, check_labels, check_model
@@ -113,12 +114,8 @@ def _admit_data(
     file: DataFile, *, objective: Objective, program: Program | None, runs: bool, refusals: Refusals
 ) -> Dataset | None:
     """Return the data; what does not fit the objective and the model, as far as it is known, is noted."""
-    names = list_needed_inputs(program, file) if program is not None else [name for name, _ in file.columns]
-    if not names and not objective.needs_labels:
-        return None
-    dtypes = {spec.name: spec.dtype for spec in program.inputs} if program is not None else {}
-    wanted = Wanted({name: dtypes.get(name) for name in names}, objective.needs_labels, objective.label_dtype)
-    dataset = refusals.attempt(load_data, file, wanted)
+    wanted = list_wanted(program, file, objective)
+    dataset = refusals.attempt(load_data, file, wanted) if wanted.inputs or wanted.labels else None
     if dataset is None:
         return None
     refusals.attempt(check_labels, dataset, objective)
@@ -154,9 +151,21 @@ def _admit_held_out(file: DataFile, admit: Callable[..., Dataset | None], refusa
     return dataset
 
 
-def list_needed_inputs(program: Program, file: DataFile) -> list[str]:
-    """Return the inputs that the data must bring: optional ones only where a column is named for them."""
-    return [spec.name for spec in program.inputs if not spec.optional or spec.name in dict(file.columns)]
+def read_example(program: Program, file: DataFile) -> dict[str, Tensor]:
+    """Return the inputs of the first examples of the data, which must fit the model; no labels are needed."""
+    dataset = load_data(file, list_wanted(program, file, Objective("label_free")))
+    check_data(program, dataset, Objective())
+    inputs, _ = next(dataset.batches(PARITY_EXAMPLES))
+    return inputs
+
+
+def list_wanted(program: Program | None, file: DataFile, objective: Objective) -> Wanted:
+    """Return what the data must bring: optional inputs only where a column is named for them, as all where no model is known."""
+    named = dict(file.columns)
+    specs = (
+        {} if program is None else {spec.name: spec.dtype for spec in program.inputs if not spec.optional or spec.name in named}
+    )
+    return Wanted(dict.fromkeys(named) if program is None else specs, objective.needs_labels, objective.label_dtype)
 
 
 def _check_session(session: Session) -> Session:

@@ -11,6 +11,9 @@ from worker.engine.regions import SLACK
 from worker.engine.scopes import Layout
 from worker.engine.tally import Outcome, compute_drop
 
+POOL_BYTES = 2**30
+"""Corruptions that cells leave to larger ones."""
+
 
 @dataclass(frozen=True)
 class Clean:
@@ -86,7 +89,7 @@ class Pool:
 
     clean: Clean
     known: list[Known] = field(default_factory=list)
-    room_bytes: int = 2**30
+    room_bytes: int = POOL_BYTES
 
     def add(self, layout: Layout, candidates: Iterable[Candidate]) -> None:
         """Add what a cell found."""

@@ -14,16 +14,13 @@ from worker.engine.record import Candidate, Clean, Pool, Record
 from worker.engine.regions import Ball, Region
 from worker.engine.scopes import Scope
 from worker.engine.session import Evaluator
-from worker.engine.smoothness import draw_start, make_hessian_product, run_lanczos, solve_ball
+from worker.engine.smoothness import LANCZOS_STEPS, PRODUCT_PASSES, draw_start, make_hessian_product, run_lanczos, solve_ball
 from worker.engine.strategies import STRATEGIES, Move, Purse, SearchProblem, Strategy
 from worker.engine.tally import Outcome
 
 CORRUPTED_BYTES = 128 * 2**20
 """Corrupted copies of a scope's weights that are held at once, so that they share one clean pass."""
 
-LANCZOS_STEPS = 20
-PASSES_PER_PRODUCT = 3
-"""A product with the Hessian takes one forward and two backward passes (4 where it is a difference of gradients)."""
 CURVED = frozenset({"second_order", "auto"})
 """The methods that can start where the gradient is zero."""
 
@@ -243,15 +240,16 @@ def _make_second_order(
     """Return how to maximise a^T g + a^T H a / 2 over the ball, by Lanczos in the coordinates a / s."""
 
     def solve(passes: int) -> Tensor | None:
-        steps = min(LANCZOS_STEPS, passes // PASSES_PER_PRODUCT)
+        steps = min(LANCZOS_STEPS, passes // PRODUCT_PASSES.total)
         if steps < 2 or not _has_second_order(region):
             return None
         scale = torch.ones_like(gradient, dtype=torch.float64) if region.scale is None else region.scale
         product = make_hessian_product(evaluator.session, evaluator.layout.names, torch.zeros_like(scale))
         slope = gradient.double() * scale
         lanczos = run_lanczos(lambda vector: scale * product(scale * vector), draw_start(slope, seed), steps)
-        purse.forward += lanczos.products
-        purse.backward += (PASSES_PER_PRODUCT - 1) * lanczos.products
+        spent = PRODUCT_PASSES * lanczos.products
+        purse.forward += spent.forward
+        purse.backward += spent.backward
         return scale * solve_ball(lanczos, slope, region.corruption_set.epsilon).corruption
 
     return solve

@@ -13,10 +13,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from worker.engine.corruption import ClosedForm, CorruptionSet
 from worker.engine.models.split import SplitProgram
+from worker.engine.passes import Passes
 from worker.engine.scopes import Layout
 from worker.engine.session import Evaluator, Session, read_gradient
 
 HessianProduct = Callable[[Tensor], Tensor]
+LANCZOS_STEPS = 20
+PRODUCT_PASSES = Passes(1, 2)
+"""A product with the Hessian (two of each where it is a difference of gradients)."""
 CONVERGED = 1e-3
 """A Ritz value whose residual is below this share of the largest one counts as converged."""
 BREAKDOWN = 1e-12
@@ -220,3 +224,12 @@ def compute_error_bound(beta: float, corruption_set: CorruptionSet, weights: int
         smooth = (1 + c) / (1 - c)
         return ErrorBound(c, 1 + c, smooth, f"slope dominates: {convex}, and without convexity than {smooth:.3g} times")
     return ErrorBound(c, 1 + c, None, f"curvature dominates: {convex}; without convexity nothing follows at this epsilon")
+
+
+def count_most_lanczos_passes(weights: int, steps: int = LANCZOS_STEPS) -> Passes:
+    """Return what run_lanczos spends at most on a space of `weights` dimensions.
+
+    >>> count_most_lanczos_passes(10_000)
+    Passes(forward=20, backward=40)
+    """
+    return PRODUCT_PASSES * min(steps, weights)

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from worker.engine.passes import Passes
 from worker.engine.regions import Region
 from worker.engine.tally import Outcome
 
@@ -198,3 +199,13 @@ STRATEGIES: dict[str, Callable[[Tensor, SearchProblem], Strategy]] = {
     "second_order": solve_second_order,
     "auto": combine,
 }
+
+
+def count_most_passes(method: str, budget: int) -> Passes:
+    """Return what a search spends at most: steps of a forward and a backward pass, forward passes with the rest.
+
+    >>> count_most_passes("auto", 64), count_most_passes("first_order", 64)
+    (Passes(forward=33, backward=31), Passes(forward=1, backward=0))
+    """
+    steps = Purse(budget).steps_left
+    return Passes(1, 0) if STRATEGIES[method] is measure_once else Passes(budget - steps, steps)

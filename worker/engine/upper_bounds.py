@@ -10,11 +10,15 @@ from torch import Tensor
 from worker.engine.layers import ROUNDING, RULES, SAME, TURNS, Call, NotCoveredError, Reach, Source
 from worker.engine.models.clean import Plan, take_inputs
 from worker.engine.models.program import Environment, Step, find_last_uses, run_steps
+from worker.engine.passes import Passes
 from worker.engine.regions import Ball, Region, TensorBalls
 from worker.engine.session import Session
 
 SLACK = 1e-9
 """Added to what each margin can move, per unit of it and of the largest logit: far above float64's rounding."""
+
+BOUND_PASSES = Passes(5, 0)
+"""What one bound costs, counted in float32 forward passes: one walk in float64, with a bound beside every step."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.base import canonical_bytes, compute_sha256
-from schemas.request import AuditRequest, compute_request_digest
+from schemas.kinds import compute_request_digest
+from schemas.request import AuditRequest
 from schemas.version import ENGINE_VERSION
 from storage.artifacts import FileArtifactStore
 from storage.doorbell import Doorbell

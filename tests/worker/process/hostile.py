@@ -133,8 +133,8 @@ def tell_what_it_has(_job: JobMessage, _report: ReportProgress) -> NoReturn:
         "own_group": os.getpgrp() == os.getpid(),
         "own_session": os.getsid(0) == os.getpid(),
         "stdin": str(Path("/proc/self/fd/0").readlink()),
-        "policy": _job.request.policy is not None,
-        "labels": dict(_job.request.labels),
+        "policy": "policy" in _job.request,
+        "labels": _job.request.get("labels", {}),
     }
     raise DataMismatch(*(Fault(what=name, got=json.dumps(value)) for name, value in told.items()))
 
@@ -229,7 +229,7 @@ MISDEEDS = {
 def main() -> None:
     misdeed = MISDEEDS[sys.argv.pop(1)]
 
-    def warm_up(_device: str, _threads: int) -> child.Audit:
+    def warm_up(_device: str, _threads: int) -> child.Work:
         def audit(job: JobMessage, report: ReportProgress) -> Measurement:
             return misdeed(job, report)
 

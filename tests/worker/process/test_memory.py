@@ -50,7 +50,7 @@ def write_wide(folder: Path, wide: int = WIDE) -> AuditInput:
 def run_child(job: AuditInput, memory_bytes: int) -> ChildMessage:
     """Run the job in a real audit process that may allocate `memory_bytes` beyond its imports; return its last word."""
     message = JobMessage(
-        request=job.request,
+        request=job.request.model_dump(mode="json"),
         model_path=str(job.model_path),
         data_path=str(job.data_path),
         memory_bytes=memory_bytes,

@@ -1,0 +1,261 @@
+"""Inspect a model: what the file holds, what of it can be audited, and whether we compute what its runtime computes."""
+
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from schemas import inspection
+from schemas.errors import AuditError, Fault, UnsupportedOperator
+from schemas.inspection import InspectionRequest
+from schemas.problem import ProblemItem, build_problem
+from worker.audit import ReportProgress
+from worker.context import Places
+from worker.engine.admit import check_model
+from worker.engine.components import COMPONENTS, find_components, find_depths
+from worker.engine.models.load import load_program, measure_parity
+from worker.engine.models.onnx.archive import read_model
+from worker.engine.models.onnx.standard import read_opsets
+from worker.engine.models.program import InputSpec, Program, walk_steps
+from worker.engine.opening import fix_numerics, read_example
+from worker.engine.scopes import Scope, find_scopes
+from worker.sources import build_data_file
+
+MADE_UP_EXAMPLES = 2
+MADE_UP_SIZE = 8
+"""Of an axis that takes any size, the batch aside."""
+UNKNOWN_SHAPES = "the file does not say which shapes its inputs have; give data"
+
+
+@dataclass(frozen=True)
+class InspectionInput:
+    """What the child is given."""
+
+    request: InspectionRequest
+    model_path: Path
+    data_path: Path | None
+    scratch: Path
+    threads: int = 1
+
+
+def inspect_model(job: InspectionInput, report_progress: ReportProgress) -> inspection.InspectionFigures:
+    """Return what is inside a model.
+
+    Operators that we do not support are listed, with as much of the rest as can be read; a file that must not be loaded, or
+    that we cannot read at all, is refused by FaultlineError.
+    """
+    report_progress("loading", 0, 1)
+    fix_numerics(job.threads)
+    program, unsupported = _load(job)
+    refusals = _find_refusals(program)
+    report_progress("comparing", 0, 1)
+    parity, outputs = _compare(job, program, runs=not unsupported)
+    places = Places(find_components(program), find_depths(program))
+    return inspection.InspectionFigures(
+        format=cast("Any", program.format),
+        producer=program.producer,
+        opsets=_read_opsets(job.model_path, program),
+        inputs=tuple(_show_input(spec) for spec in program.inputs),
+        outputs=tuple(_show_output(name, outputs.get(name)) for name in program.outputs),
+        coverage=_count_supported(program),
+        components=_list_components(program, places),
+        modules=_list_modules(program, places),
+        tensors=(*_list_weights(program, places), *_list_others(program)),
+        operators=_count_operators(program),
+        parity=parity,
+        scan=tuple(_describe_scan(job.model_path, program)),
+        unsupported=_show_faults(unsupported),
+        refusals=_show_faults(refusals),
+    )
+
+
+def _load(job: InspectionInput) -> tuple[Program, tuple[Fault, ...]]:
+    try:
+        return load_program(job.model_path, job.request.model.format), ()
+    except UnsupportedOperator as error:
+        if not isinstance(error.partial, Program):
+            raise
+        return error.partial, error.faults
+
+
+def _find_refusals(program: Program) -> tuple[Fault, ...]:
+    try:
+        check_model(program)
+    except AuditError as error:
+        return error.faults
+    return ()
+
+
+def _compare(job: InspectionInput, program: Program, *, runs: bool) -> tuple[inspection.InspectedParity, dict[str, Any]]:
+    """Return how our outputs compare with the runtime's, and our outputs."""
+    data = job.request.data
+    kind: Any = "made_up" if data is None or job.data_path is None else "data"
+    nothing = inspection.InspectedParity(difference=None, examples=0, example=None, reason="operators are not supported")
+    if not runs:
+        return nothing, {}
+    if data is not None and job.data_path is not None:
+        inputs = read_example(program, build_data_file(job.data_path, data, job.scratch))
+    else:
+        made_up = make_up_inputs(program.inputs)
+        if made_up is None:
+            return nothing.model_copy(update={"reason": UNKNOWN_SHAPES}), {}
+        inputs = made_up
+    examples = len(next(iter(inputs.values()), ()))
+    shown = nothing.model_copy(update={"examples": examples, "example": kind, "reason": None})
+    try:
+        with torch.no_grad():
+            outputs = program.forward({}, inputs)
+        difference = measure_parity(job.model_path, program, inputs, job.threads)
+    except (AuditError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return shown.model_copy(update={"reason": str(error).strip().partition("\n")[0][:300]}), {}
+    return shown.model_copy(update={"difference": difference}), outputs
+
+
+def make_up_inputs(specs: Sequence[InputSpec]) -> dict[str, Tensor] | None:
+    """Return a seeded example for inputs of these specs: normal floats, zeros else; None where a shape is not known."""
+    generator, inputs = torch.Generator().manual_seed(0), {}
+    for spec in specs:
+        if spec.optional:
+            continue
+        if spec.dtype is None or spec.shape is None:
+            return None
+        sizes = [MADE_UP_SIZE if size is None else size for size in spec.shape]
+        if spec.shape and spec.shape[0] is None:
+            sizes[0] = MADE_UP_EXAMPLES
+        is_float = spec.dtype.is_floating_point
+        inputs[spec.name] = (torch.randn(sizes, generator=generator) if is_float else torch.zeros(sizes)).to(spec.dtype)
+    return inputs
+
+
+def _read_opsets(path: Path, program: Program) -> dict[str, int]:
+    if program.format != "onnx":
+        return {}
+    return {domain or "ai.onnx": version for domain, version in read_opsets(read_model(path).opset_import).items()}
+
+
+def _show_dtype(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _show_input(spec: InputSpec) -> inspection.InspectedValue:
+    return inspection.InspectedValue(name=spec.name, dtype=_show_dtype(spec.dtype), shape=spec.shape, optional=spec.optional)
+
+
+def _show_output(name: str, value: Any) -> inspection.InspectedValue:
+    dtype, shape = (value.dtype, tuple(value.shape)) if isinstance(value, Tensor) else (None, None)
+    return inspection.InspectedValue(name=name, dtype=_show_dtype(dtype), shape=shape, optional=False)
+
+
+def _count_supported(program: Program) -> inspection.InspectedCoverage:
+    # A node without a step makes nothing, so steps that lead to an output are those behind every hole.
+    needed = set(program.outputs)
+    for step in reversed(program.steps):
+        if not needed.isdisjoint(step.outputs):
+            needed.update(step.uses)
+    supported = [weight for name, weight in program.weights.items() if name in needed]
+    return inspection.InspectedCoverage(
+        weights_total=sum(weight.numel() for weight in program.weights.values()),
+        weights_supported=sum(weight.numel() for weight in supported),
+        tensors_total=len(program.weights),
+        tensors_supported=len(supported),
+    )
+
+
+def _list_components(program: Program, places: Places) -> tuple[inspection.InspectedComponent, ...]:
+    grouped: dict[str, list[int]] = {}
+    for name, weight in program.weights.items():
+        grouped.setdefault(places.components[name], []).append(weight.numel())
+    return tuple(
+        inspection.InspectedComponent(component=kind, tensors=len(grouped[kind]), weights=sum(grouped[kind]))
+        for kind in COMPONENTS
+        if kind in grouped
+    )
+
+
+def _list_modules(program: Program, places: Places) -> tuple[inspection.InspectedModule, ...]:
+    scopes = find_scopes(["per_module"], tuple(program.weights), program.modules)
+    return tuple(
+        inspection.InspectedModule(
+            name=scope.name,
+            tensors=len(scope.tensors),
+            weights=sum(program.weights[name].numel() for name in scope.tensors),
+            component=places.find_component(scope),
+            depth=places.find_depth(scope),
+        )
+        for scope in scopes
+    )
+
+
+def _list_weights(program: Program, places: Places) -> Iterable[inspection.InspectedTensor]:
+    for name, weight in program.weights.items():
+        grid = program.grids.get(name)
+        yield inspection.InspectedTensor(
+            name=name,
+            role="weight",
+            module=program.modules[name] or None,
+            component=places.components[name],
+            depth=places.find_depth(Scope("per_tensor", name, (name,))),
+            stored=_show_dtype(weight.dtype if grid is None else grid.codes.dtype),
+            shape=tuple(weight.shape),
+            elements=weight.numel(),
+        )
+
+
+def _list_others(program: Program) -> Iterable[inspection.InspectedTensor]:
+    for entry in program.skipped:
+        value = program.constants.get(entry.name)
+        known = value if isinstance(value, Tensor) else None
+        yield inspection.InspectedTensor(
+            name=entry.name,
+            role=cast("inspection.Role", entry.reason),
+            module=None,
+            component=None,
+            depth=None,
+            stored=None if known is None else _show_dtype(known.dtype),
+            shape=None if known is None else tuple(known.shape),
+            elements=entry.weights,
+        )
+
+
+def _count_operators(program: Program) -> tuple[inspection.InspectedOperator, ...]:
+    counts = Counter(step.operator for step in walk_steps(program.steps))
+    return tuple(inspection.InspectedOperator(operator=name, count=count) for name, count in sorted(counts.items()))
+
+
+def _describe_scan(path: Path, program: Program) -> Iterable[inspection.ScanEntry]:
+    """Yield what the scan went through; what it would not let pass has ended the inspection before."""
+    found: dict[str, int] = {}
+    if program.format == "onnx":
+        model = read_model(path)
+        external = {
+            entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
+        }
+        found = {
+            "nodes in the main graph": len(model.graph.node),
+            "stored tensors": len(model.graph.initializer),
+            "local functions": len(model.functions),
+            "files with external data": len(external),
+        }
+    else:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        code = [entry for entry in entries if entry.filename.endswith(".py")]
+        found = {
+            "entries of the archive": len(entries),
+            "source files, checked line by line": len(code),
+            "characters of source": sum(entry.file_size for entry in code),
+            "pickles, checked opcode by opcode": sum(entry.filename.endswith(".pkl") for entry in entries),
+        }
+    for what, count in ((what, count) for what, count in found.items() if count):
+        yield inspection.ScanEntry(what=what, found=f"{count:,}")
+
+
+def _show_faults(faults: Sequence[Fault]) -> tuple[ProblemItem, ...]:
+    return build_problem(AuditError(*faults)).errors if faults else ()
