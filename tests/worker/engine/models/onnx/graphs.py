@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnx.helper import make_node as node
 
 __all__ = ["constant", "initializer", "node", "save", "write"]
@@ -30,19 +30,21 @@ def save(
     opsets: Mapping[str, int] | None = None,
     functions: Sequence[FunctionProto] = (),
     kinds: Mapping[str, str] | None = None,
-    dtype: int = TensorProto.FLOAT,
+    dtype: int | None = TensorProto.FLOAT,
 ) -> Path:
     """Write a graph to a file: inputs (x unless named) of free shape, outputs every result whose name starts with y.
+
+    Outputs have the type `dtype`, those with "indices" in their names int64; without a type, what the operators give.
 
     `kinds` is what the exporter declares of stored tensors.
     """
     outputs = [name for entry in nodes for name in entry.output if name.startswith("y")]
-    wanted = {"x": dtype} if inputs is None else inputs
+    wanted = {"x": dtype or TensorProto.FLOAT} if inputs is None else inputs
     graph = helper.make_graph(
         list(nodes),
         "graph",
         [helper.make_tensor_value_info(name, code, None) for name, code in wanted.items()],
-        [helper.make_tensor_value_info(name, TensorProto.INT64 if "indices" in name else dtype, None) for name in outputs],
+        [_describe_output(name, dtype) for name in outputs],
         list(stored),
     )
     for name, kind in (kinds or {}).items():
@@ -51,6 +53,12 @@ def save(
     imports = [helper.make_opsetid(domain, version) for domain, version in (opsets or {"": 20}).items()]
     model = helper.make_model(graph, opset_imports=imports, functions=list(functions), producer_name="pytorch", ir_version=10)
     return write(folder, model)
+
+
+def _describe_output(name: str, dtype: int | None) -> ValueInfoProto:
+    if dtype is None:
+        return helper.make_empty_tensor_value_info(name)
+    return helper.make_tensor_value_info(name, TensorProto.INT64 if "indices" in name else dtype, None)
 
 
 def write(folder: Path, model: ModelProto) -> Path:

@@ -13,6 +13,8 @@ from worker.engine.models.onnx.operators import (
     linear,
     losses,
     microsoft,
+    microsoft_arrays,
+    microsoft_attention,
     normalisation,
     padding,
     pooling,
@@ -53,5 +55,7 @@ FAMILIES: tuple[Family, ...] = (
     classical.family,
     microsoft.family,
     runtime_quantised.family,
+    microsoft_attention.family,
+    microsoft_arrays.family,
 )
 TABLE = Table(FAMILIES)

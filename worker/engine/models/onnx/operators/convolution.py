@@ -47,7 +47,8 @@ def conv(
     return CONVOLUTIONS[x.ndim](x, weight, bias, strides, padding, dilations, groups)
 
 
-def _read_transposed(node: Node) -> dict[str, Any]:
+def read_transposed(node: Node) -> dict[str, Any]:
+    """Return the arguments of `conv_transpose`."""
     attributes = node.attributes
     return {
         "window": read_window(node),
@@ -74,7 +75,7 @@ def _find_transposed_pads(
     return (small, large) if window.same == "SAME_UPPER" or min(total) < 0 else (large, small)
 
 
-@operator("ConvTranspose", parameters=(0, 1, 2), prepare=_read_transposed)
+@operator("ConvTranspose", parameters=(0, 1, 2), prepare=read_transposed)
 def conv_transpose(
     x: Tensor,
     weight: Tensor,

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worker.engine.models.onnx.operators.attention import attend, join_heads, split_heads
-from worker.engine.models.onnx.operators.convolution import conv, read_convolution
+from worker.engine.models.onnx.operators.convolution import causal_conv, conv, read_convolution
 from worker.engine.models.onnx.operators.linear import gemm
 from worker.engine.models.onnx.operators.normalisation import layer_norm, rms_norm
 from worker.engine.models.onnx.registry import Facts, Family, Node, UncoveredError
@@ -101,7 +100,7 @@ def fused_gemm(
     return activation(gemm(a, b, c, **arguments))
 
 
-@operator("FusedMatMul", parameters=(0, 1))
+@operator("FusedMatMul", "TransposeMatMul", parameters=(0, 1))
 def fused_matmul(
     a: Tensor, b: Tensor, *, alpha: float = 1.0, transA: int = 0, transB: int = 0, transBatchA: int = 0, transBatchB: int = 0
 ) -> Tensor:
@@ -141,67 +140,71 @@ def simplified_layer_norm(
     return rms_norm(x, scale, axis=axis, epsilon=epsilon)
 
 
-def _read_packed_attention(node: Node) -> dict[str, Any]:
-    get = node.attributes.get
-    if any(node.has_input(slot) for slot in (3, 4, 6)) or node.has_output(1) or get("do_rotary", 0):
-        message = "with key lengths, past states or rotary positions is not supported"
-        raise UncoveredError(message)
-    return {
-        "heads": get("num_heads"),
-        "causal": bool(get("unidirectional", 0)),
-        "scale": get("scale"),
-        "widths": get("qkv_hidden_sizes"),
-    }
-
-
-@operator("Attention", parameters=(1, 2), prepare=_read_packed_attention)
-def packed_attention(  # noqa: PLR0913 - the runtime's inputs and attributes
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    lengths: Tensor | None = None,
-    past: Tensor | None = None,
-    added: Tensor | None = None,
-    *,
-    heads: int,
-    causal: bool,
-    scale: float | None,
-    widths: Sequence[int] | None,
-) -> Tensor:
-    """Self-attention with one joint projection to query, key and value."""
-    joint = torch.matmul(x, weight) if bias is None else torch.matmul(x, weight) + bias
-    parts = joint.chunk(3, -1) if widths is None else joint.split(list(widths), -1)
-    query, key, value = (split_heads(part, heads) for part in parts)
-    if causal and added is not None:
-        size = (query.shape[2], key.shape[2])
-        added = added + torch.full(size, -torch.inf, dtype=x.dtype, device=x.device).triu(1)
-    return join_heads(attend(query, key, value, added, scale, causal=causal and added is None))
-
-
-def _read_multi_head(node: Node) -> dict[str, Any]:
-    get = node.attributes.get
-    if any(node.has_input(slot) for slot in (4, 6, 7)) or node.has_output(1) or not node.has_input(2):
-        message = "with packed inputs, key masks or past states is not supported"
-        raise UncoveredError(message)
-    return {"heads": get("num_heads"), "causal": bool(get("unidirectional", 0)), "scale": get("scale")}
-
-
-@operator("MultiHeadAttention", parameters=(3,), prepare=_read_multi_head)
-def multi_head_attention(  # noqa: PLR0913 - the runtime's inputs and attributes
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None = None,
+@operator("EmbedLayerNormalization", parameters=(2, 3, 4, 5, 6), many=True)
+def embed_layer_norm(  # noqa: PLR0913, PLR0917 - the runtime's inputs
+    words: Tensor,
+    segments: Tensor | None,
+    word_table: Tensor,
+    position_table: Tensor,
+    segment_table: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
     mask: Tensor | None = None,
-    added: Tensor | None = None,
+    positions: Tensor | None = None,
     *,
-    heads: int,
-    causal: bool,
-    scale: float | None,
-) -> Tensor:
-    """Attention over projected query, key and value, with their joint bias."""
-    if bias is not None:
-        widths = [part.shape[-1] for part in (query, key, value)]
-        query, key, value = (part + piece for part, piece in zip((query, key, value), bias.split(widths), strict=True))
-    q, k, v = (split_heads(part, heads) if part.ndim == 3 else part for part in (query, key, value))
-    return join_heads(attend(q, k, v, added, scale, causal=causal and added is None))
+    epsilon: float = 1e-12,
+    mask_index_type: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Layer normalisation of the sum of word, position and segment embeddings; also lengths by the mask, and the sum."""
+    places = torch.arange(words.shape[1], device=words.device).unsqueeze(0) if positions is None else positions
+    total = word_table[words.long()] + position_table[places.long()]
+    if segments is not None and segment_table is not None:
+        total = total + segment_table[segments.long()]
+    (y,) = layer_norm(total, scale, shift, axis=-1, epsilon=epsilon)
+    lengths = words.new_zeros(words.shape[0]) if mask is None else mask.sum(1)
+    return y, lengths.int(), total
+
+
+@operator("BranchwiseRMSNorm", parameters=(1,))
+def branchwise_rms_norm(x: Tensor, scale: Tensor | None = None, *, num_branches: int = 0, epsilon: float = 1e-5) -> Tensor:
+    """Each branch to root mean square 1, then scaled."""
+    rows = x.unflatten(-1, (num_branches, -1)) if num_branches else x
+    y = functional.rms_norm(rows, rows.shape[-1:], eps=epsilon)
+    if scale is not None:
+        y = y * (scale if scale.numel() == rows.shape[-1] else scale.reshape(rows.shape[-2:]))
+    return y.reshape(x.shape)
+
+
+def _choose_gate(node: Node) -> dict[str, Any]:
+    logistic = node.attributes.get("activation", "silu") == "sigmoid"
+    return {"activation": torch.sigmoid if logistic else functional.silu, "epsilon": node.attributes.get("epsilon", 1e-5)}
+
+
+@operator("GatedRMSNorm", parameters=(1,), prepare=_choose_gate)
+def gated_rms_norm(x: Tensor, scale: Tensor, gate: Tensor, *, activation: Callable[[Tensor], Tensor], epsilon: float) -> Tensor:
+    """Groups of features to root mean square 1, scaled, times an activated gate."""
+    rows = x.unflatten(-1, (-1, len(scale)))
+    return functional.rms_norm(rows, (len(scale),), scale, epsilon).reshape(x.shape) * activation(gate)
+
+
+@operator("GatedAdd")
+def gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """X plus y times a gate per row."""
+    return x + y * gate
+
+
+@operator("ScaledSiLU", parameters=(1,))
+def scaled_silu(x: Tensor, scale: Tensor | None = None, *, alpha: float = 1.0) -> Tensor:
+    """SiLU of x times a scale."""
+    return functional.silu(x * (alpha if scale is None else scale))
+
+
+def _read_state(node: Node) -> dict[str, bool]:
+    get = node.attributes.get
+    if get("ndim", 1) != 1 or get("dilation", 1) != 1 or get("channels_last", 0) or get("state_window", 0):
+        message = "with several axes, dilation, channels last or a window of states is not supported"
+        raise UncoveredError(message)
+    return {"swish": get("activation", "none") in {"silu", "swish"}}
+
+
+operator("CausalConvWithState", parameters=(1, 2), prepare=_read_state, many=True)(causal_conv)

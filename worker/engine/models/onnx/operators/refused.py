@@ -7,6 +7,42 @@ TREES = ("is made of trees, which have no gradient", "audit a linear, kernel or 
 TEXT = ("works on text, which has no gradient", "encode the text as numbers before the model")
 TRAINING = ("is a step of training", "audit the model that it trained")
 VOTES = ("lets pairs of classes vote, which has no gradient", "audit a linear, kernel or neural model")
+GPU_ONLY = (
+    "has no kernel for CPUs in ONNX Runtime, so nothing can be compared with it",
+    "audit the file from before it was optimised for a GPU",
+)
+GPU_OPERATORS = (
+    "BiasAdd",
+    "BiasDropout",
+    "BiasSoftmax",
+    "BiasSplitGelu",
+    "BitmaskDropout",
+    "BitmaskBiasDropout",
+    "ComplexMul",
+    "ComplexMulConj",
+    "DecoderAttention",
+    "DecoderMaskedSelfAttention",
+    "FusedMatMulActivation",
+    "GatedRelativePositionBias",
+    "GemmFastGelu",
+    "GemmaRotaryEmbedding",
+    "GroupNorm",
+    "Irfft",
+    "LongformerAttention",
+    "NhwcConv",
+    "NhwcFusedConv",
+    "PackedAttention",
+    "PackedMultiHeadAttention",
+    "PagedAttention",
+    "RelativePositionBias",
+    "RemovePadding",
+    "RestorePadding",
+    "Rfft",
+    "RMSNormRotary",
+    "SkipGroupNorm",
+    "SwiGLU",
+    "TorchEmbedding",
+)
 IMAGES = ("decodes image files", "decode them before the model")
 
 REFUSED: dict[tuple[str, str], Word] = {
@@ -15,6 +51,8 @@ REFUSED: dict[tuple[str, str], Word] = {
     ("ai.onnx.ml", "SVMClassifier"): VOTES,
     **{("", name): TEXT for name in ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit")},
     ("", "ImageDecoder"): IMAGES,
+    **{("com.microsoft", name): GPU_ONLY for name in GPU_OPERATORS},
+    ("com.microsoft", "Tokenizer"): TEXT,
     **{
         (domain, name): TRAINING
         for domain in ("ai.onnx.training", "ai.onnx.preview.training")

@@ -1,7 +1,7 @@
 """The sliding window that convolutions and pools share: kernel, strides, dilations, padding, output sizes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.nn import functional
@@ -28,6 +28,10 @@ class Window:
         """Return strides, dilations and pads before and after, one per spatial axis."""
         ones, zeros = (1,) * rank, (0,) * rank
         return self.strides or ones, self.dilations or ones, self.begin or zeros, self.end or zeros
+
+    def with_pads(self, begin: Sequence[int], end: Sequence[int]) -> "Window":
+        """Return the window with other pads."""
+        return replace(self, begin=tuple(begin), end=tuple(end), same=None)
 
     @property
     def is_symmetric(self) -> bool:
