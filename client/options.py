@@ -7,12 +7,15 @@ from client.errors import BadUsage
 from client.files import hash_file, load_document, load_policy
 from client.packing import find_file
 from schemas.errors import Fault, InvalidRequest
-from schemas.request import AuditRequest
+from schemas.policy import Policy
+from schemas.request import AuditRequest, read_precision
 from schemas.validation import check_document
 
 ARTIFACT = "artifact:sha256:"
 PLACEHOLDER = {"uri": ARTIFACT + "0" * 64}
 """Stands for a file that could not be read, so that the rest of the request can be checked all the same."""
+GATE = "gate"
+"""What `--precision` says for the thresholds of the policy."""
 SET_NAMES = {
     "norm": "norm",
     "epsilon": "epsilon",
@@ -50,6 +53,8 @@ class AuditOptions(NamedTuple):
     budget_passes: int | None = None
     random_trials: int | None = None
     seed: int | None = None
+    max_examples: int | None = None
+    precision: str | None = None
     labels: tuple[str, ...] = ()
     fresh: bool = False
 
@@ -77,7 +82,7 @@ def prepare_audit(options: AuditOptions) -> PreparedAudit:
     """
     draft = _Draft(_load_request(options.request), {})
     faults: list[Fault] = []
-    for step in (_add_model, _add_data, _add_policy, _add_cells, _add_objective, _add_rest):
+    for step in (_add_model, _add_data, _add_policy, _add_cells, _add_objective, _add_precision, _add_rest):
         try:
             step(draft, options)
         except BadUsage as error:
@@ -145,7 +150,7 @@ def _add_data(draft: _Draft, options: AuditOptions) -> None:
         held_out = draft.document["evaluate_on"]
         if isinstance(data, dict) and isinstance(held_out, dict):  # read alike unless the request says otherwise
             draft.document["evaluate_on"] = {
-                name: value for name, value in data.items() if name not in {"uri", "format"}
+                name: value for name, value in data.items() if name not in {"uri", "format", "max_examples"}
             } | held_out
 
 
@@ -158,6 +163,7 @@ def _read_data_options(options: AuditOptions) -> dict[str, Any]:
         "target": options.target,
         "format": options.data_format,
         "classes": options.classes.split(",") if options.classes else None,
+        "max_examples": options.max_examples,
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -214,6 +220,23 @@ def _add_objective(draft: _Draft, options: AuditOptions) -> None:
         before = draft.document.get(section)
         if given and (before is None or isinstance(before, dict)):
             draft.document[section] = {**(before or {}), **given}
+
+
+def _add_precision(draft: _Draft, options: AuditOptions) -> None:
+    """Say when measuring may stop: at a relative error, or clear of what the policy demands."""
+    if options.precision is None:
+        return
+    if options.precision != GATE:
+        draft.document["precision"] = {"relative_error": options.precision}
+        return
+    if "policy" not in draft.document:
+        advice = "Give one with --policy, or a relative error such as 0.05."
+        raise BadUsage(Fault(f"--precision {GATE} has no thresholds", "--precision", "a policy", "none", advice))
+    try:
+        policy = check_document(Policy, draft.document["policy"])
+    except InvalidRequest:
+        return  # told with the rest of the request
+    draft.document["precision"] = read_precision(policy).model_dump(mode="json")
 
 
 def _add_rest(draft: _Draft, options: AuditOptions) -> None:

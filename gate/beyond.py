@@ -1,11 +1,12 @@
-"""Conditions on held-out data: one-sided limits against a threshold, where a report was measured with `evaluate_on`."""
+"""Conditions on figures with limits: one-sided limits against a threshold, on held-out examples or on sampled data."""
 
 from typing import Literal, NamedTuple
 
-from gate.damage import Demand, read_demand
+from gate.damage import Demand
 from gate.wording import show_number
 from schemas.bounds import HeldOut, Interval
 from schemas.policy import Require
+from schemas.report import Measured
 
 Decision = Literal["exceeded", "holds", "between", "undecided"]
 
@@ -14,13 +15,15 @@ ASYMPTOTIC_ADVICE = "limits of a loss can fail a condition but not pass it: gate
 
 
 class Seen(NamedTuple):
-    """A figure on the held-out examples and its limits."""
+    """A figure from some examples, its limits, and in words which examples these are and what the limits are for."""
 
-    value: float
+    value: float | None
     interval: Interval | None
+    examples: str
+    limited: str
 
 
-class BeyondJudgement(NamedTuple):
+class LimitJudgement(NamedTuple):
     """What the limits decide; `between`: the threshold lies between them, `undecided`: there are none that count."""
 
     decision: Decision
@@ -28,40 +31,55 @@ class BeyondJudgement(NamedTuple):
     message: str
 
 
-def judge_beyond(held_out: HeldOut, require: Require, confidence: float) -> BeyondJudgement:
-    """Return whether the demand is kept beyond the data, at the policy's confidence."""
-    demand, seen = read_demand(require), _find_seen(held_out, require)
-    if require.loss_change_at_most is not None and held_out.loss_change is None:
-        return BeyondJudgement("exceeded", None, "makes the loss of held-out examples NaN or infinite, which exceeds every limit")
-    if seen is None:
-        return BeyondJudgement("undecided", None, f"the {demand.figure} was not measured on the held-out examples")
-    interval = seen.interval
-    figure = f"a {demand.figure} of {show_number(seen.value)} on {held_out.examples} held-out examples"
+def read_held_out(held_out: HeldOut, require: Require) -> Seen:
+    """Return what a demand is about on the examples of `evaluate_on`."""
+    examples, limited = f"on {held_out.examples} held-out examples", "beyond them"
+    metric = held_out.metrics.get(require.metric or "")
+    if require.loss_change_at_most is not None:
+        return Seen(held_out.loss_change, held_out.interval, examples, limited)
+    if metric is None:
+        return Seen(None, None, examples, limited)
+    if require.drop_at_most is not None:
+        return Seen(metric.drop, metric.drop_interval, examples, limited)
+    return Seen(metric.value, metric.value_interval, examples, limited)
+
+
+def read_sampled(measured: Measured, require: Require, population: int) -> Seen:
+    """Return what a demand is about on the examples that were drawn from the data."""
+    metric = measured.metrics.get(require.metric or "")
+    if require.loss_change_at_most is not None:
+        value, interval = measured.loss_change, measured.interval
+    elif metric is None:
+        value, interval = None, None
+    elif require.drop_at_most is not None:
+        value, interval = metric.drop, metric.interval
+    else:
+        value, interval = metric.value, metric.value_interval
+    examples = measured.examples if interval is None else interval.sample
+    return Seen(value, interval, f"on {examples} of {population} examples", "on all of them")
+
+
+def judge_limits(seen: Seen, demand: Demand, confidence: float) -> LimitJudgement:
+    """Return whether the demand is kept where the limits hold, at the policy's confidence."""
+    value, interval = seen.value, seen.interval
+    if value is None:
+        return LimitJudgement("undecided", None, f"a {demand.figure} that was not measured {seen.examples}")
+    figure = f"a {demand.figure} of {show_number(value)} {seen.examples}"
     if interval is None:
-        return BeyondJudgement("undecided", seen.value, f"{figure}, which has no confidence limits")
+        return LimitJudgement("undecided", value, f"{figure}, which has no confidence limits")
+    if interval.method == "exact":
+        return LimitJudgement(_decide(demand, interval), value, figure)
     if interval.confidence < confidence:
         asked = f"set confidence to {show_number(confidence)} in the request and audit again"
-        return BeyondJudgement(
-            "undecided", seen.value, f"{figure} has limits of confidence {show_number(interval.confidence)}: {asked}"
+        return LimitJudgement(
+            "undecided", value, f"{figure} has limits of confidence {show_number(interval.confidence)}: {asked}"
         )
     limits = (
         f"between {_show(interval.lower)} and {_show(interval.upper)}, each with confidence {show_number(interval.confidence)}"
     )
     decision = _decide(demand, interval)
     why = f" ({ASYMPTOTIC_ADVICE})" if decision == "between" and interval.asymptotic else ""
-    return BeyondJudgement(decision, seen.value, f"{figure}, beyond them {limits}{why}")
-
-
-def _find_seen(held_out: HeldOut, require: Require) -> Seen | None:
-    if require.loss_change_at_most is not None:
-        return None if held_out.loss_change is None else Seen(held_out.loss_change, held_out.interval)
-    metric = held_out.metrics.get(require.metric or "")
-    if metric is None:
-        return None
-    value, interval = (
-        (metric.drop, metric.drop_interval) if require.drop_at_most is not None else (metric.value, metric.value_interval)
-    )
-    return None if value is None else Seen(value, interval)
+    return LimitJudgement(decision, value, f"{figure}, {seen.limited} {limits}{why}")
 
 
 def _decide(demand: Demand, interval: Interval) -> Decision:

@@ -10,6 +10,8 @@ With the threshold t, the bracket [lo, hi] and the last epsilon e of a range tha
                            to within the bracket's own resolution of it (along max_corrupted also lo >= t - 1)
     hi >= t, lo < t / 1.1     undecided: between lo and the threshold nobody looked, so "nothing was found" would be
                            said of what was never tried; also when the range starts above the threshold
+
+Where the data was sampled, all of this was seen on the examples of the search only, and is undecided.
 """
 
 from gate.judgement import Judgement, State
@@ -19,10 +21,14 @@ from schemas.report import BreakingPoint
 BRACKET_RESOLUTION = 1.1
 """How far below the threshold the last uncrossed epsilon may lie, as a ratio."""
 
+SAMPLED_ADVICE = "Leave data.max_examples and precision out of the request, or gate on a drop at one epsilon."
 
-def judge_point(point: BreakingPoint, threshold: float, kinds: frozenset[str]) -> Judgement:
+
+def judge_point(point: BreakingPoint, threshold: float, kinds: frozenset[str], *, sampled: bool) -> Judgement:
     """Return whether `point` is found to lie at `threshold` or above; `kinds` are those of its scope."""
     state, reason = _judge_reached(point, threshold) if point.reached else _judge_unreached(point, threshold)
+    if sampled:
+        state, reason = "undecided", f"{reason} But that is of the examples of the search only. {SAMPLED_ADVICE}"
     shown = point.bracket.hi if point.reached else point.bracket.lo
     badness = -(shown if shown is not None else 0.0)
     message = f"the breaking point of {name_point(point)}, for {name_limit(point)}: {reason}"

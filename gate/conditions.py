@@ -58,8 +58,8 @@ def _judge_matches(condition: Condition, report: Report, confidence: float) -> l
     threshold = condition.require.breaking_point_at_least
     if threshold is not None:
         kinds = find_kinds(report)
-        points = find_breaking_points(report, condition.where, condition.require, kinds)
-        return [judge_point(point, threshold, kinds.get(point.scope, frozenset())) for point in points]
+        points, sampled = find_breaking_points(report, condition.where, condition.require, kinds), report.subject.data.sampled
+        return [judge_point(point, threshold, kinds.get(point.scope, frozenset()), sampled=sampled) for point in points]
     return [judge_finding(finding, condition.require, report, confidence) for finding in find_findings(report, condition.where)]
 
 

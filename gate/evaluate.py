@@ -41,7 +41,7 @@ def evaluate(
     """
     waivers = select_active(policy, report, today)
     conditions = tuple(judge_condition(condition, report, waivers, policy.confidence) for condition in policy.conditions)
-    requires = judge_requirements(policy.requires, report)
+    requires = judge_requirements(policy.requires, report, policy.confidence)
     regression = judge_regression(policy.regression, report, baseline) if policy.regression is not None else None
     doubts = find_doubts(report)
     parts: list[Outcome] = [*(part.outcome for part in conditions), *(part.outcome for part in requires)]

@@ -2,11 +2,10 @@
 
 import math
 
-from gate.beyond import judge_beyond
+from gate.beyond import Seen, judge_limits, read_held_out, read_sampled
 from gate.damage import Demand, describe_non_finite, find_observed, read_demand
 from gate.judgement import Judgement, State
 from gate.wording import add_article, name_cell, show_number, show_pair
-from schemas.bounds import HeldOut
 from schemas.policy import Require
 from schemas.report import Finding, Report
 
@@ -15,14 +14,28 @@ ADVICE = "Make these weights sturdier before deploying, or waive this scope unti
 
 def judge_finding(finding: Finding, require: Require, report: Report, confidence: float) -> Judgement:
     """Return whether the worst that was measured in the finding's cell keeps the demand."""
-    demand, cell = read_demand(require), name_cell(finding)
-    broken = describe_non_finite(finding)
+    broken = describe_non_finite(finding) or _describe_held_out_loss(finding, require)
     if broken is not None:
-        return _judge(
-            finding, "exceeded", None, math.inf, f"a corruption of {cell} {broken}, which exceeds every limit. {ADVICE}"
-        )
+        message = f"a corruption of {name_cell(finding)} {broken}, which exceeds every limit. {ADVICE}"
+        return _judge(finding, "exceeded", None, math.inf, message)
     if finding.held_out is not None:
-        return _judge_held_out(finding, finding.held_out, require, report, confidence)
+        return _judge_limits(finding, read_held_out(finding.held_out, require), require, report, confidence)
+    if report.subject.data.sampled:
+        seen = read_sampled(finding.measured, require, report.subject.data.examples)
+        return _judge_limits(finding, seen, require, report, confidence)
+    return _judge_exact(finding, require, report)
+
+
+def _describe_held_out_loss(finding: Finding, require: Require) -> str | None:
+    held_out = finding.held_out
+    if held_out is None or held_out.loss_change is not None or require.loss_change_at_most is None:
+        return None
+    return "makes the loss of held-out examples NaN or infinite"
+
+
+def _judge_exact(finding: Finding, require: Require, report: Report) -> Judgement:
+    """Return what figures decide that were measured on all of the data."""
+    demand, cell = read_demand(require), name_cell(finding)
     observed = find_observed(finding, require, report.clean)
     if observed is None:
         message = f"the audit did not measure the {demand.figure} of {cell}. Ask for it in objective.metrics and audit again."
@@ -38,10 +51,10 @@ def judge_finding(finding: Finding, require: Require, report: Report, confidence
     return _judge(finding, "holds", observed, badness, message)
 
 
-def _judge_held_out(finding: Finding, held_out: HeldOut, require: Require, report: Report, confidence: float) -> Judgement:
-    """Return what the limits on the held-out examples decide; what was found on the data itself does not count then."""
+def _judge_limits(finding: Finding, seen: Seen, require: Require, report: Report, confidence: float) -> Judgement:
+    """Return what the limits decide; what was found on the examples that were searched does not count then."""
     demand, cell = read_demand(require), name_cell(finding)
-    found = judge_beyond(held_out, require, confidence)
+    found = judge_limits(seen, demand, confidence)
     badness = math.inf if found.observed is None else demand.compute_excess(found.observed)
     bound = (
         f"at least {show_number(demand.threshold)} is required"
@@ -58,7 +71,7 @@ def _judge_held_out(finding: Finding, held_out: HeldOut, require: Require, repor
 def find_doubt(finding: Finding, report: Report) -> str | None:
     """Return why the finding cannot speak for its cell, although nothing above a limit was found in it."""
     examples = report.subject.data.examples
-    if finding.measured.examples < examples:
+    if finding.measured.examples < examples and not report.subject.data.sampled:
         return f"it was measured on {finding.measured.examples} of {examples} examples. Audit again."
     if finding.stop_reason == "non_finite":
         return "the search stopped at a non-finite value and none is reported. Audit again."

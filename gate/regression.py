@@ -47,6 +47,8 @@ def _find_obstacles(report: Report, before: Report) -> Iterator[str]:
     now, then = report.subject.data.sha256, before.subject.data.sha256
     if now != then:
         yield f"The baseline was measured on other data ({then[:12]}, now {now[:12]}). Audit both models on the same data."
+    if report.subject.data.sampled or before.subject.data.sampled:
+        yield "The data of a report was sampled, so a difference may be chance. Audit both without max_examples and precision."
     if report.request.get("objective") != before.request.get("objective"):
         yield "The baseline was measured with another objective. Audit both models with the same objective."
     search, earlier = read_search(report), read_search(before)

@@ -7,7 +7,10 @@ makes the verdict inconclusive, because the report does not answer the policy's 
 from collections.abc import Iterator
 from typing import Any
 
+from gate.beyond import Seen, judge_limits
+from gate.damage import Demand
 from gate.wording import show_pair
+from schemas.bounds import Interval
 from schemas.policy import RequiredClean, RequiredSearch, Requires
 from schemas.problem import clean_text
 from schemas.report import Report
@@ -17,10 +20,10 @@ METHOD_RANK = {"first_order": 0, "reapplied": 1, "ascent": 1, "second_order": 1,
 """Search methods from the weakest to the strongest."""
 
 
-def judge_requirements(requires: Requires, report: Report) -> tuple[RequirementVerdict, ...]:
+def judge_requirements(requires: Requires, report: Report, confidence: float) -> tuple[RequirementVerdict, ...]:
     """Return one entry for every requirement that the policy states."""
     return (
-        *_judge_clean(requires.clean or RequiredClean(), report),
+        *_judge_clean(requires.clean or RequiredClean(), report, confidence),
         *_judge_search(requires.search or RequiredSearch(), read_search(report)),
         *_judge_scale(requires, report),
     )
@@ -32,19 +35,34 @@ def read_search(report: Report) -> dict[str, Any]:
     return search if isinstance(search, dict) else {}
 
 
-def _judge_clean(clean: RequiredClean, report: Report) -> Iterator[RequirementVerdict]:
+def _judge_clean(clean: RequiredClean, report: Report, confidence: float) -> Iterator[RequirementVerdict]:
+    figures = report.clean
     if clean.accuracy_at_least is not None:
-        name, accuracy = "clean.accuracy_at_least", report.clean.metrics.get("accuracy")
+        name, accuracy = "clean.accuracy_at_least", figures.metrics.get("accuracy")
+        demand = Demand("accuracy", clean.accuracy_at_least, from_below=True)
         if accuracy is None:
             yield _build(name, "inconclusive", "The audit did not measure accuracy. Add it to objective.metrics and audit again.")
         else:
-            seen, wanted = show_pair(accuracy, clean.accuracy_at_least)
-            outcome: Outcome = "pass" if accuracy >= clean.accuracy_at_least else "fail"
-            yield _build(name, outcome, f"The uncorrupted model's accuracy is {seen}; {wanted} or more is required.")
+            yield _judge_figure(name, demand, accuracy, figures.metric_intervals.get("accuracy"), report, confidence)
     if clean.loss_at_most is not None:
-        seen, wanted = show_pair(report.clean.loss, clean.loss_at_most)
-        outcome = "pass" if report.clean.loss <= clean.loss_at_most else "fail"
-        yield _build("clean.loss_at_most", outcome, f"The uncorrupted model's loss is {seen}; at most {wanted} is allowed.")
+        demand = Demand("loss", clean.loss_at_most, from_below=False)
+        yield _judge_figure("clean.loss_at_most", demand, figures.loss, figures.loss_interval, report, confidence)
+
+
+def _judge_figure(
+    name: str, demand: Demand, value: float, interval: Interval | None, report: Report, confidence: float
+) -> RequirementVerdict:
+    """Return whether a clean figure is good enough: by its limits where the data was sampled."""
+    seen, wanted = show_pair(value, demand.threshold)
+    bound = f"{wanted} or more is required" if demand.from_below else f"at most {wanted} is allowed"
+    if not report.subject.data.sampled:
+        outcome: Outcome = "fail" if demand.is_exceeded(value) else "pass"
+        return _build(name, outcome, f"The uncorrupted model's {demand.figure} is {seen}; {bound}.")
+    sample = 0 if interval is None else interval.sample
+    drawn = Seen(value, interval, f"on {sample} of {report.subject.data.examples} examples", "on all of them")
+    found = judge_limits(drawn, demand, confidence)
+    outcomes: dict[str, Outcome] = {"holds": "pass", "exceeded": "fail"}
+    return _build(name, outcomes.get(found.decision, "inconclusive"), f"The uncorrupted model has {found.message}; {bound}.")
 
 
 def _judge_search(wanted: RequiredSearch, search: dict[str, Any]) -> Iterator[RequirementVerdict]:

@@ -6,15 +6,16 @@ from schemas.base import Output
 
 
 class Interval(Output):
-    """One-sided limits of a mean over further examples; each holds on its own at `confidence`. Null: none can be given.
+    """One-sided limits of a mean; each holds on its own at `confidence`. Null: none can be given.
 
+    population: the number of examples in the data that was sampled; null for further examples, beyond the data.
     asymptotic: the confidence is reached only as the sample grows.
     """
 
     lower: float | None
     upper: float | None
     confidence: float
-    method: Literal["clopper_pearson", "betting", "asymptotic_t"]
+    method: Literal["exact", "hypergeometric", "clopper_pearson", "betting", "asymptotic_t", "asymptotic_sequence"]
     population: int | None
     sample: int
     asymptotic: bool

@@ -19,6 +19,7 @@ PlannedWork = Literal[
     "bit_flips",
     "random_flips",
     "held_out",
+    "sampled",
 ]
 
 
@@ -91,6 +92,7 @@ class PlannedAudit(PlanFigures):
     opset: int | None
     examples: int
     labels_counted: int
+    search_examples: int | None
     held_out_examples: int | None
     held_out_labels: int | None
 

@@ -46,36 +46,43 @@ class Where(Input):
     scale: Scale | None = None
 
 
-class Require(Input):
-    """One demand on each matching finding or breaking point.
-
-    along, limit: which breaking points are meant: in epsilon or in max_corrupted, and of which limit exactly.
-    """
+class Demand(Input):
+    """A limit on one figure of a finding."""
 
     metric: Metric | None = None
     drop_at_most: Annotated[float, Field(ge=0)] | None = None
     at_least: float | None = None
     at_most: float | None = None
     loss_change_at_most: Annotated[float, Field(ge=0)] | None = None
-    breaking_point_at_least: PositiveFloat | None = None
-    along: Along = "epsilon"
-    limit: Limit | None = None
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
-        on_metric = [self.drop_at_most, self.at_least, self.at_most]
-        other = [self.loss_change_at_most, self.breaking_point_at_least]
-        given = sum(value is not None for value in [*on_metric, *other])
-        if given != 1:
-            choices = "drop_at_most, at_least, at_most (each with metric), loss_change_at_most, breaking_point_at_least"
-            message = f"give exactly one of {choices}"
+        names = [name for name in type(self).model_fields if name.endswith(("_at_most", "_at_least")) or name.startswith("at_")]
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            message = f"give exactly one of {', '.join(names)}; drop_at_most, at_least and at_most with a metric"
             raise ValueError(message)
-        if any(value is not None for value in on_metric) and self.metric is None:
+        if given[0] in {"drop_at_most", "at_least", "at_most"} and self.metric is None:
             message = "drop_at_most, at_least and at_most need a metric"
             raise ValueError(message)
         if self.loss_change_at_most is not None and self.metric is not None:
             message = "loss_change_at_most is about the loss; leave metric out"
             raise ValueError(message)
+        return self
+
+
+class Require(Demand):
+    """One demand on each matching finding or breaking point.
+
+    along, limit: which breaking points are meant: in epsilon or in max_corrupted, and of which limit exactly.
+    """
+
+    breaking_point_at_least: PositiveFloat | None = None
+    along: Along = "epsilon"
+    limit: Limit | None = None
+
+    @model_validator(mode="after")
+    def _check_point(self) -> Self:
         if self.breaking_point_at_least is None and (self.along != "epsilon" or self.limit is not None):
             message = "along and limit say which breaking point is meant; they need breaking_point_at_least"
             raise ValueError(message)

@@ -7,7 +7,7 @@ itself, the subject and the request echo, which makes the Report.
 from typing import Any, Literal
 
 from schemas.base import Norm, Output, Scale
-from schemas.bounds import ErrorBound, HeldOut, Smoothness, UpperBound
+from schemas.bounds import ErrorBound, HeldOut, Interval, Smoothness, UpperBound
 from schemas.limits import Along
 
 ModelFormat = Literal["onnx", "torchscript", "pt2"]
@@ -30,12 +30,13 @@ class ModelSubject(Output):
 
 
 class DataSubject(Output):
-    """The data the figures are exact about."""
+    """The data that the figures are about. search_examples: how many of them the search saw, where the data was sampled."""
 
     sha256: str
     examples: int
     labels_counted: int
     sampled: bool
+    search_examples: int | None = None
 
 
 class EngineSubject(Output):
@@ -73,10 +74,12 @@ class Coverage(Output):
 
 
 class Clean(Output):
-    """The uncorrupted model on the data."""
+    """The uncorrupted model on the data; with limits where the data was sampled."""
 
     loss: float
     metrics: dict[str, float]
+    loss_interval: Interval | None = None
+    metric_intervals: dict[str, Interval] = {}
 
 
 class ScopeInfo(Output):
@@ -128,28 +131,35 @@ class FirstOrderMetric(Output):
 
 
 class FirstOrder(Output):
-    """The one-step corruption, applied and measured."""
+    """The one-step corruption, applied and measured; on a sample of the data an estimate."""
 
     loss_change: float | None
-    kind: Literal["lower_bound"]
+    kind: Literal["lower_bound", "estimate"]
     metrics: dict[str, FirstOrderMetric]
     non_finite: NonFinite | None
 
 
 class MeasuredMetric(Output):
-    """The worst value of a metric over every corruption measured in the cell, and the method that found it."""
+    """The worst value of a metric over every corruption measured in the cell, and the method that found it.
+
+    interval: limits of the drop; value_interval: of the value. Null where nothing was sampled.
+    """
 
     value: float | None
     drop: float | None
-    interval: None
+    interval: Interval | None
     method: Method
+    value_interval: Interval | None = None
 
 
 class Measured(Output):
-    """The worst found in the cell: applied and measured on all of the data."""
+    """The worst found in the cell: applied and measured on all of the data, or on a sample that the search did not choose.
+
+    With an interval the figure is an estimate, and the lower limit is the bound that is proved.
+    """
 
     loss_change: float | None
-    interval: None
+    interval: Interval | None
     kind: Literal["lower_bound"]
     method: Method
     metrics: dict[str, MeasuredMetric]
@@ -225,7 +235,7 @@ class BitFlips(Output):
     """What flips of stored bits do to the weights that match. bits: how many there are; non_finite_flips: those to NaN or Inf."""
 
     match: str
-    kind: Literal["lower_bound"]
+    kind: Literal["lower_bound", "estimate"]
     weights: int
     bits: int
     non_finite_flips: int
@@ -363,6 +373,7 @@ class Measurement(Figures):
     opset: int | None
     examples: int
     labels_counted: int
+    search_examples: int | None = None
     held_out_examples: int | None = None
     held_out_labels: int | None = None
     counterexamples: dict[str, str]

@@ -13,7 +13,7 @@ from schemas.base import (
     Sha256,
 )
 from schemas.limits import Along, Limit, MetricName
-from schemas.policy import Policy
+from schemas.policy import Demand, Policy, RequiredClean
 
 Corruptible = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
@@ -72,6 +72,50 @@ class DataReference(Input):
     target: Name | int = "labels"
     classes: Annotated[tuple[Name, ...], Field(max_length=100_000), AfterValidator(_check_unique)] = ()
     convert: Annotated[dict[Name, ArrayConversion], Field(max_length=256)] = {}
+
+
+class AuditData(DataReference):
+    """The data of the audit. max_examples: search on a seeded sample of so many, measure on another; null: on all of the data."""
+
+    max_examples: Annotated[int, Field(ge=2)] | None = None
+
+
+class Precision(Input):
+    """When measuring may stop: at limits that are tight enough, or clear of every threshold; docs/method.md section 8.
+
+    confidence: of each limit; null: the request's. thresholds: demands as in a policy's conditions; a figure that has one is
+    measured until it is clear of it, any other to the relative error. clean: the same for the clean model.
+    """
+
+    relative_error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None
+    thresholds: Annotated[tuple[Demand, ...], Field(max_length=256)] = ()
+    clean: RequiredClean | None = None
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        if self.relative_error is None and not self.thresholds:
+            message = "give relative_error, thresholds or both: else nothing says when measuring may stop"
+            raise ValueError(message)
+        return self
+
+
+def read_precision(policy: Policy) -> Precision:
+    """Return the precision that a policy needs: clear of its thresholds, and at its confidence."""
+    requires = [condition.require for condition in policy.conditions if condition.require.breaking_point_at_least is None]
+    demands = [Demand(**require.model_dump(include=set(Demand.model_fields))) for require in requires]
+    return Precision(
+        relative_error=None if demands else DEFAULT_ERROR,
+        confidence=policy.confidence,
+        thresholds=tuple(dict.fromkeys(demands)),
+        clean=policy.requires.clean,
+    )
+
+
+DEFAULT_ERROR = 0.05
+"""The relative error for a policy without a threshold on a figure."""
+SEARCH_EXAMPLES = 2000
+"""In how many examples precision mode searches, when the request does not say."""
 
 
 class Objective(Input):
@@ -266,7 +310,7 @@ class AuditRequest(Input):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     model: ModelReference
-    data: DataReference
+    data: AuditData
     evaluate_on: DataReference | None = None
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     objective: Objective = Objective()
@@ -276,6 +320,7 @@ class AuditRequest(Input):
     search: Search = Search()
     theory: Theory = Theory()
     breaking_points: Annotated[tuple[BreakingPointRequest, ...], Field(max_length=16)] | None = None
+    precision: Precision | None = None
     bit_flips: Annotated[tuple[BitFlipRequest, ...], Field(max_length=16)] = ()
     policy: Policy | None = None
     fresh: bool = False
@@ -292,6 +337,13 @@ class AuditRequest(Input):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def search_examples(self) -> int | None:
+        """How many examples the search may see; None: all."""
+        if self.data.max_examples is None and self.precision is not None:
+            return SEARCH_EXAMPLES
+        return self.data.max_examples
 
     def list_references(self) -> list[tuple[str, str]]:
         """Return the field and the URI of every file that the request names."""
@@ -313,6 +365,9 @@ class AuditRequest(Input):
                 )
             elif metric is not None and metric not in measured:
                 problems.append(f"breaking_points[{i}].limit.metric {metric!r} is not measured; name it in objective.metrics")
+        for i, one in enumerate(self.precision.thresholds if self.precision is not None else ()):
+            if one.metric is not None and one.metric not in measured:
+                problems.append(f"precision.thresholds[{i}].metric {one.metric!r} is not measured; name it in objective.metrics")
         return problems
 
 

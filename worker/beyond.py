@@ -19,8 +19,8 @@ from worker.engine.search import CellResult
 from worker.engine.statistics import interval
 
 
-def count_held_out_passes(cells: int, metrics: int) -> Passes:
-    """Return what a HeldOutMeter spends at most: the clean model once, and each cell's worst for the loss and every metric."""
+def count_worst_passes(cells: int, metrics: int) -> Passes:
+    """Return what a meter spends at most: the clean model once, and each cell's worst for the loss and every metric."""
     return Passes(1 + cells * (1 + metrics), 0)
 
 
@@ -50,10 +50,9 @@ class HeldOutMeter:
     @staticmethod
     def find_flags(findings: Sequence[Finding]) -> list[RaisedFlag]:
         """Return the doubts about limits, once for all findings."""
-        held = {finding.id: finding.held_out for finding in findings if finding.held_out is not None}
-        shown = {identity: one.interval for identity, one in held.items() if one.interval is not None}
-        asymptotic = [identity for identity, limits in shown.items() if limits.asymptotic]
-        wide = [identity for identity, limits in shown.items() if limits.lower is None or limits.upper is None]
+        shown = {finding.id: limits for finding in findings if (limits := _list_intervals(finding))}
+        asymptotic = [identity for identity, limits in shown.items() if any(one.asymptotic for one in limits)]
+        wide = [identity for identity, limits in shown.items() if any(None in {one.lower, one.upper} for one in limits)]
         return [
             RaisedFlag(code, evidence={"findings": len(named), "first": named[0]})
             for code, named in (("asymptotic_interval", asymptotic), ("interval_too_wide", wide))
@@ -70,13 +69,26 @@ class HeldOutMeter:
         drop = held_out.compare_shares(name, self._clean, corrupted, self._confidence)
         value = held_out.limit_share(name, corrupted, self._confidence)
         return HeldOutMetric(
-            value=value.value, value_interval=_show(value.interval), drop=drop.value, drop_interval=_show(drop.interval)
+            value=value.value,
+            value_interval=_show(value.interval),
+            drop=drop.value,
+            drop_interval=_show(drop.interval),
         )
 
 
+def _list_intervals(finding: Finding) -> list[Interval]:
+    """Return the limits of what the gate reads."""
+    held, measured = finding.held_out, finding.measured
+    given = [measured.interval, *(metric.interval for metric in measured.metrics.values())]
+    return [one for one in (given if held is None else [held.interval]) if one is not None]
+
+
 def _show(given: interval.Interval | None) -> Interval | None:
-    if given is None:
-        return None
+    return None if given is None else show_interval(given)
+
+
+def show_interval(given: interval.Interval) -> Interval:
+    """Return the limits as the contract has them."""
     return Interval(
         lower=given.lower if math.isfinite(given.lower) else None,
         upper=given.upper if math.isfinite(given.upper) else None,

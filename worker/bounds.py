@@ -72,6 +72,9 @@ class ScopeBounds:
     def _bound(self, corruption_set: CorruptionSet) -> UpperBound | None:
         if self._bounder is None:
             return None
+        if self._context.population is not None:
+            reason = "the data is sampled, and an upper bound speaks of all of it"
+            return UpperBound(loss_change=None, kind="upper_bound", status="not_available", reason=reason, metrics={})
         found = self._bounder.bound(self._scope.tensors, self._evaluator.layout.build_region(corruption_set))
         return UpperBound(
             loss_change=found.value,

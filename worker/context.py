@@ -11,6 +11,7 @@ from worker.engine.flags import RaisedFlag
 from worker.engine.gradient import GradientInfo, compute_gradient
 from worker.engine.models.program import Program
 from worker.engine.opening import Opened, open_session
+from worker.engine.population import Population
 from worker.engine.record import Clean, Pool
 from worker.engine.scopes import Scope
 from worker.engine.search import SearchSettings
@@ -45,7 +46,7 @@ class AuditContext:
     """An audit on its way.
 
     audited: the weights with a differentiable path to the loss, or all of them where there is none at all. pool: the worst
-    corruptions found so far, over all phases.
+    corruptions found so far, over all phases. population: all of the data, where the session has a sample of it.
     """
 
     job: "AuditInput"
@@ -59,6 +60,7 @@ class AuditContext:
     scopes: tuple[Scope, ...]
     settings: SearchSettings
     held_out: Session | None
+    population: Population | None
     flags: tuple[RaisedFlag, ...]
 
     @property
@@ -99,6 +101,7 @@ def build_context(job: "AuditInput", opened: Opened) -> AuditContext:
         scopes=tuple(scopes),
         settings=settings,
         held_out=opened.held_out,
+        population=opened.population,
         flags=tuple(flags),
     )
 

@@ -31,7 +31,7 @@ def _measure(context: AuditContext, asked: BitFlipRequest, names: tuple[str, ...
     last = found.results[-1]
     return BitFlips(
         match=asked.match,
-        kind="lower_bound",
+        kind="lower_bound" if context.population is None else "estimate",
         weights=evaluator.layout.size,
         bits=found.bits,
         non_finite_flips=found.non_finite,

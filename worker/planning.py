@@ -13,7 +13,7 @@ from schemas import plan
 from schemas.report import Passes as ShownPasses
 from schemas.request import BreakingPointRequest
 from worker.audit import AuditInput, ReportProgress
-from worker.beyond import count_held_out_passes
+from worker.beyond import count_worst_passes
 from worker.breaking import FoundBreakingPoint, choose_breaking_points, choose_set, find_range
 from worker.context import AuditContext, build_context
 from worker.engine.bits import count_most_flip_passes
@@ -35,7 +35,7 @@ from worker.engine.upper_bounds import BOUND_PASSES
 from worker.places import check_places, find_flipped, find_point_scopes
 from worker.sources import build_source
 from worker.sweep import choose_sets
-from worker.writing import build_coverage, build_flag
+from worker.writing import build_coverage, build_flag, describe_data
 
 TIMED_SCOPES = 4
 """Scopes of one kind that are timed, evenly spaced; the others of the kind count as their mean."""
@@ -86,8 +86,7 @@ def plan_audit(
         format=cast("Any", session.program.format),
         producer=session.program.producer,
         opset=session.program.opset,
-        examples=len(session.dataset),
-        labels_counted=session.labels_counted,
+        **describe_data(session, opened.population),
         held_out_examples=None if held_out is None else len(held_out.dataset),
         held_out_labels=None if held_out is None else held_out.labels_counted,
         coverage=build_coverage(context),
@@ -142,13 +141,14 @@ class Planner:
 
     def list_parts(self) -> Iterator[Part]:
         """Yield every part of the work."""
-        request = self._context.request
+        request, population = self._context.request, self._context.population
         if not self._session.objective.needs_labels:
-            yield Part("labels", 1, Passes(1, 0), self._plain, self._examples)
+            examples = self._examples if population is None else len(population)
+            yield Part("labels", 1, Passes(1, 0), self._time_plain(examples), examples)
         yield Part("gradient", 1, GRADIENT_PASSES, self.whole, self._examples)
         yield from self._plan_breaking_points()
         yield from self._plan_search()
-        if request.theory.upper_bounds and self.cells:
+        if request.theory.upper_bounds and self.cells and population is None:
             yield Part("upper_bounds", self.cells, BOUND_PASSES * self.cells, self._plain, self._examples)
         if request.theory.smoothness and self._sweep:
             counted = [count_most_lanczos_passes(self._count(scope)) for scope, _ in self._sweep]
@@ -156,11 +156,19 @@ class Planner:
             times = PassTimes(0.0, STEP_OF_PRODUCT * self.whole.step / 2)
             yield Part("smoothness", len(counted), sum(counted, Passes()), times, self._examples)
         yield from self._plan_flips()
+        if population is not None:
+            drawn = population.sample if request.precision is None else len(population)
+            yield self._plan_worst("sampled", drawn)
         if self._context.held_out is not None:
-            examples = len(self._context.held_out.dataset)
-            plain = PassTimes(self._plain.forward * examples / self._examples, 0.0)
-            passes = count_held_out_passes(self.cells, len(self._session.objective.metrics))
-            yield Part("held_out", self.cells, passes, plain, examples)
+            yield self._plan_worst("held_out", len(self._context.held_out.dataset))
+
+    def _plan_worst(self, work: plan.PlannedWork, examples: int) -> Part:
+        """Return what it takes to measure the worst corruptions on other examples than those of the search."""
+        passes = count_worst_passes(self.cells, len(self._session.objective.metrics))
+        return Part(work, self.cells, passes, self._time_plain(examples), examples)
+
+    def _time_plain(self, examples: int) -> PassTimes:
+        return PassTimes(self._plain.forward * examples / self._examples, 0.0)
 
     def _foresee(self, point: BreakingPointRequest) -> FoundBreakingPoint:
         """Return a breaking point in the middle of the range that is searched; the preset's sets follow from it."""

@@ -19,8 +19,9 @@ from schemas.report import Finding, Report
 from schemas.request import AuditRequest
 from worker.audit import AuditInput
 from worker.engine.counterexample import build_corruption, load_counterexample
-from worker.engine.opening import open_session
-from worker.engine.session import Evaluator, Session
+from worker.engine.opening import Opened, open_session
+from worker.engine.session import Evaluator
+from worker.sampling import measure_again
 from worker.sources import build_source
 
 TOLERANCE = 1e-5
@@ -60,25 +61,28 @@ def replay(report: Report, model: Path, data: Path, files: dict[str, Path], devi
     with tempfile.TemporaryDirectory(prefix="faultline-") as scratch:
         job = AuditInput(request, model, data, Path(scratch), device, report.environment.threads)
         source = replace(build_source(job), micro_batch=report.environment.micro_batch)
-        session = open_session(source).session
+        opened = open_session(source)
         findings = {finding.id: finding for finding in report.findings}
         for identity, path in files.items():
-            yield from _replay_one(session, report, findings[identity], path)
+            yield from _replay_one(opened, report, findings[identity], path)
 
 
-def _replay_one(session: Session, report: Report, finding: Finding, path: Path) -> Iterator[dict[str, Any]]:
-    pieces = load_counterexample(path)
+def _replay_one(opened: Opened, report: Report, finding: Finding, path: Path) -> Iterator[dict[str, Any]]:
+    session, pieces = opened.session, load_counterexample(path)
     names = sorted({name for entry in pieces.values() for name in entry})
     if not names:
         return
     evaluator = Evaluator(session, names)
     weights = {name: session.program.weights[name] for name in names}
     for what in ("loss", *finding.measured.metrics):
-        [outcome] = evaluator.measure([build_corruption(pieces.get(what, pieces["loss"]), weights)])
-        if what == "loss":
-            reported, value = finding.measured.loss_change, None if outcome.loss is None else outcome.loss - report.clean.loss
+        corruption = build_corruption(pieces.get(what, pieces["loss"]), weights)
+        [outcome] = evaluator.measure([corruption])
+        if opened.population is None or (what == "loss" and outcome.non_finite):
+            change = None if outcome.loss is None else outcome.loss - report.clean.loss
+            value = change if what == "loss" else outcome.metrics[what]
         else:
-            reported, value = finding.measured.metrics[what].value, outcome.metrics[what]
+            value = measure_again(opened.population, evaluator.layout.apply(corruption), what, finding.measured)
+        reported = finding.measured.loss_change if what == "loss" else finding.measured.metrics[what].value
         yield {
             "finding": finding.id,
             "what": what,

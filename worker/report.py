@@ -75,7 +75,11 @@ def _build_subject(
             size_bytes=size_bytes,
         ),
         data=DataSubject(
-            sha256=read_digest(request.data.uri), examples=found.examples, labels_counted=found.labels_counted, sampled=False
+            sha256=read_digest(request.data.uri),
+            examples=found.examples,
+            labels_counted=found.labels_counted,
+            sampled=found.search_examples is not None,
+            search_examples=found.search_examples,
         ),
         evaluate_on=held_out,
         request_digest=request_digest,

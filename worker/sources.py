@@ -9,6 +9,7 @@ from schemas.request import ArrayConversion, DataReference
 from worker.engine.data.files import Conversion, DataFile
 from worker.engine.objective import Objective
 from worker.engine.opening import Source
+from worker.engine.population import Sample
 
 if TYPE_CHECKING:
     from worker.audit import AuditInput
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def build_source(job: "AuditInput") -> Source:
     """Return where the engine finds the model and the data, and what it is to compute."""
     request = job.request
-    objective, held_out = request.objective, request.evaluate_on
+    objective, held_out, examples = request.objective, request.evaluate_on, request.search_examples
     return Source(
         model_path=job.model_path,
         data=build_data_file(job.data_path, request.data, job.scratch),
@@ -31,6 +32,7 @@ def build_source(job: "AuditInput") -> Source:
         if held_out is None or job.held_out_path is None
         else build_data_file(job.held_out_path, held_out, job.scratch),
         running_statistics=request.running_statistics,
+        sample=None if examples is None else Sample(examples, request.search.seed),
     )
 
 

@@ -22,15 +22,17 @@ from worker.engine.search import Cell, CellResult, search_cells
 from worker.engine.session import Evaluator
 from worker.engine.upper_bounds import LossBounder
 from worker.findings import build_finding
+from worker.sampling import SampleMeter
 
 
 @dataclass
 class Sweep:
     """Findings and the flags they raised, by the finding's place in the report, and counterexample files by finding.
 
-    held_out, bounder: what measures each finding beyond the data and from above.
+    sampled, held_out, bounder: what measures each finding on sampled data, beyond the data and from above.
     """
 
+    sampled: SampleMeter
     held_out: HeldOutMeter
     bounder: LossBounder | None
     findings: dict[int, Finding] = field(default_factory=dict)
@@ -77,7 +79,7 @@ def sweep_scopes(
     plans = [plan_cells(scope, size, sets) for scope, size in zip(context.scopes, sizes, strict=True)]
     places = list(itertools.accumulate((len(cells) for cells in plans), initial=1))
     bounder = LossBounder(context.session) if context.request.theory.upper_bounds else None
-    sweep = Sweep(HeldOutMeter(context), bounder)
+    sweep = Sweep(SampleMeter(context), HeldOutMeter(context), bounder)
     # Parts first: what is found in a part counts in every scope that holds it.
     report_progress("search", 0, places[-1] - 1)
     for index in sorted(range(len(plans)), key=lambda index: len(context.scopes[index].tensors)):
@@ -109,7 +111,8 @@ def _sweep_scope(context: AuditContext, cells: Sequence[Cell], place: int, sweep
             "held_out": sweep.held_out.measure(evaluator.layout, result),
             **bounds.describe(chosen),
         }
-        finding = sweep.findings[number] = finding.model_copy(update=sections)
+        finding = sweep.sampled.measure(evaluator.layout, result, finding.model_copy(update=sections))
+        sweep.findings[number] = finding
         raised = find_cell_flags(result, context.clean, identity, evaluator.layout)
         by_place[number] = [*raised, *bounds.find_flags(finding)]
         first_steps.append((chosen, result.first_order))

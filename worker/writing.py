@@ -10,6 +10,8 @@ from schemas import report
 from worker.breaking import FoundBreakingPoint, choose_set
 from worker.context import AuditContext
 from worker.engine.flags import RaisedFlag
+from worker.engine.population import Population
+from worker.engine.session import Session
 from worker.engine.theory import compute_random_theory
 from worker.findings import build_rankings, describe_set
 from worker.sweep import Sweep
@@ -28,10 +30,9 @@ def write_measurement(
         format=cast("Any", program.format),
         producer=program.producer,
         opset=program.opset,
-        examples=len(context.session.dataset),
-        labels_counted=context.session.labels_counted,
+        **describe_data(context.session, context.population),
         coverage=build_coverage(context),
-        clean=report.Clean(loss=context.clean.loss, metrics=context.clean.metrics),
+        clean=sweep.sampled.describe_clean(),
         findings=sweep.list_findings(),
         ranking=build_rankings(sweep.list_findings()),
         breaking_points=tuple(_build_breaking_point(point) for point in points),
@@ -43,6 +44,14 @@ def write_measurement(
         counterexamples=sweep.counterexamples,
         environment=_build_environment(context),
     )
+
+
+def describe_data(session: Session, population: Population | None) -> dict[str, Any]:
+    """Return how large the data is, and how much of it the search sees where it is sampled."""
+    searched, labels = len(session.dataset), session.labels_counted
+    if population is None:
+        return {"examples": searched, "labels_counted": labels, "search_examples": None}
+    return {"examples": len(population), "labels_counted": population.labels, "search_examples": searched}
 
 
 def build_coverage(context: AuditContext) -> report.Coverage:

@@ -57,6 +57,12 @@ Without --server and FAULTLINE_URL, the service that runs in this folder is used
 @click.option("--budget", "budget_passes", type=int, metavar="N", help="Passes over the data per cell.")
 @click.option("--trials", "random_trials", type=int, metavar="N", help="Random corruptions per cell.")
 @click.option("--seed", type=int, metavar="N", help="Seed of everything random.")
+@click.option("--max-examples", type=int, metavar="N", help="Search on a sample of so many, measure on another, with limits.")
+@click.option(
+    "--precision",
+    metavar="ERROR|gate",
+    help="Measure until limits are within this relative error, such as 0.05, or clear of the policy's thresholds.",
+)
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label of the job, such as git_sha=1f3c.")
 @click.option("--fresh", is_flag=True, help="Measure again although an equal audit has a report.")
 @click.option("--baseline", metavar="REPORT|ID", help="Earlier report, for a policy that limits regressions.")

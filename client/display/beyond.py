@@ -1,6 +1,6 @@
-"""Bit flips and held-out examples, in words."""
+"""Bit flips, samples and held-out examples, in words."""
 
-from client.display.figures import one_line, show_change, show_count, show_drop
+from client.display.figures import one_line, show_change, show_count, show_drop, show_metric
 from gate.wording import name_cell, show_number
 from schemas.bounds import Interval
 from schemas.report import BitFlips, Finding, FlipDamage, Report
@@ -36,6 +36,41 @@ def _tell_flips(damage: FlipDamage) -> str:
     drops = [f"{one_line(name)} by {show_drop(name, one.drop)}" for name, one in damage.metrics.items() if one.drop is not None]
     worse = f" and worsen {drops[0]}" if drops else ""
     return f"change the loss by {show_change(damage.loss_change)}{worse}"
+
+
+def describe_sampled(report: Report) -> list[str]:
+    """Return the clean figures and what the worst corruptions of the widest scopes do, with limits for all of the data."""
+    if not report.subject.data.sampled:
+        return []
+    clean = report.clean
+    figures = [
+        f"{one_line(name)} {show_metric(name, value)}{_show_sample(clean.metric_intervals.get(name))}"
+        for name, value in clean.metrics.items()
+    ]
+    whole = f"The unchanged model: {'; '.join([*figures, f'loss {clean.loss:.4g}{_show_sample(clean.loss_interval)}'])}."
+    widest = max((finding.scope.weights for finding in report.findings), default=0)
+    wide = [finding for finding in report.findings if finding.scope.weights == widest]
+    return [whole, *(_tell_sampled(finding) for finding in wide[:MAX_HELD_OUT])]
+
+
+def _tell_sampled(finding: Finding) -> str:
+    measured = finding.measured
+    figures = [
+        f"{one_line(name)} worsens by {show_drop(name, metric.drop)}{_show_sample(metric.interval)}"
+        for name, metric in measured.metrics.items()
+        if metric.drop is not None
+    ]
+    if measured.loss_change is not None:
+        figures.append(f"the loss changes by {show_change(measured.loss_change)}{_show_sample(measured.interval)}")
+    return f"{name_cell(finding)}: {'; '.join(figures)}."
+
+
+def _show_sample(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    if interval.method == "exact":
+        return f" (exactly, on all {show_count(interval.sample)} examples)"
+    return f"{_show_limits(interval)} from {show_count(interval.sample)} examples"
 
 
 def describe_held_out(report: Report) -> list[str]:

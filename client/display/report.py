@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from client.display.beyond import describe_flips, describe_held_out
+from client.display.beyond import describe_flips, describe_held_out, describe_sampled
 from client.display.comparison import compare_with_random
 from client.display.figures import NOTHING, one_line, show_count, show_digest, show_metric, show_size
 from client.display.tables import build_ranking_table, build_sets_table
@@ -30,6 +30,7 @@ def print_report(console: Console, report: Report) -> None:
     _print_section(console, "Gradient against chance", [Text(sentence) for sentence in compare_with_random(report)])
     _print_section(console, "Breaking points", [Text(describe_point(point)) for point in report.breaking_points])
     _print_section(console, "Bit flips", [Text(describe_flips(flips)) for flips in report.bit_flips])
+    _print_section(console, "On samples of the data", [Text(sentence) for sentence in describe_sampled(report)])
     _print_section(console, "On held-out examples", [Text(sentence) for sentence in describe_held_out(report)])
     _print_section(console, "Doubts", [_draw_flag(flag) for flag in report.flags])
 
@@ -51,7 +52,12 @@ def _build_header(report: Report) -> RenderableType:
     opset = f" opset {model.opset}" if model.opset is not None else ""
     rows = {
         "model": [f"{model.format}{opset}", one_line(model.producer), show_size(model.size_bytes), show_digest(model.sha256)],
-        "data": [f"{show_count(data.examples)} examples", f"{show_count(data.labels_counted)} labels", show_digest(data.sha256)],
+        "data": [
+            f"{show_count(data.examples)} examples",
+            *([f"searched on {show_count(data.search_examples)} of them"] if data.search_examples is not None else []),
+            f"{show_count(data.labels_counted)} labels",
+            show_digest(data.sha256),
+        ],
         "weights": [
             f"{show_count(coverage.weights_audited)} of {show_count(coverage.weights_total)} audited ({share:.1%})",
             f"{coverage.tensors_audited} of {coverage.tensors_total} tensors",

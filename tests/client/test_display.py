@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -267,6 +268,27 @@ def test_bit_flips_and_held_out_figures_are_told_in_words() -> None:
     assert "all weights (5,338, 42,704 bits): at most 3 searched flips change the loss by +2.31" in text
     assert "worsen accuracy by 77.9 points; the worst of 100 random draws of 3 worsens accuracy by 0.3 points." in text
     assert "accuracy worsens by 22.5 points (limits 0.2 to none, 95% each); the loss changes by +0.5 on 400 examples." in text
+
+
+def test_samples_are_told_with_their_limits() -> None:
+    limits = {"lower": 0.2, "upper": 0.25, "confidence": 0.95, "method": "betting", "population": 50000, "sample": 128}
+    drop, exact = limits | {"asymptotic": False}, limits | {"method": "exact", "sample": 50000, "asymptotic": False}
+
+    def draw(finding: dict[str, Any]) -> None:
+        finding["measured"]["interval"] = exact
+        finding["measured"]["metrics"]["accuracy"]["interval"] = drop
+
+    document = build_changed(draw).model_dump(mode="json")
+    document["subject"]["data"] |= {"examples": 50000, "sampled": True, "search_examples": 2000}
+    document["clean"]["metric_intervals"] = {"accuracy": drop}
+    text = " ".join(read(Report.model_validate(document)).split())
+    assert "50,000 examples, searched on 2,000 of them" in text
+    assert "The unchanged model: accuracy 97.5 % (limits 0.2 to 0.25, 95% each) from 128 examples; loss 0.0812." in text
+    assert (
+        "accuracy worsens by 22.5 points (limits 0.2 to 0.25, 95% each) from 128 examples; the loss changes by +0.9 (exactly"
+        in text
+    )
+    assert "On samples of the data" not in read(build_report())
 
 
 def test_rankings_and_sets_of_every_kind_are_named() -> None:

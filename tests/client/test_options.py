@@ -170,3 +170,34 @@ def test_a_set_that_cannot_be_read_is_refused_with_an_example(text: str) -> None
 def test_a_request_file_that_is_no_object_is_refused(folder: Path, content: str) -> None:
     (folder / "r.yaml").write_text(content, encoding="utf-8")
     assert set(refuse(BASE._replace(request=Path("r.yaml")))) == {"r.yaml"}
+
+
+def test_precision_is_a_relative_error_or_what_the_policy_asks(tmp_path: Path) -> None:
+    request = prepare(max_examples=500, precision="0.05")
+    assert request.precision is not None
+    assert (request.data.max_examples, request.precision.relative_error, request.precision.thresholds) == (500, 0.05, ())
+    require = {"metric": "accuracy", "drop_at_most": 0.05}
+    conditions = [
+        {"id": "a", "require": require},
+        {"id": "b", "where": {"scope": "per_module"}, "require": require},
+        {"id": "c", "require": {"breaking_point_at_least": 0.1}},
+    ]
+    document = {"name": "p", "confidence": 0.99, "conditions": conditions, "requires": {"clean": {"accuracy_at_least": 0.9}}}
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(yaml.safe_dump(document), encoding="utf-8")
+    precision = prepare(policy=policy, precision="gate").precision
+    assert precision is not None
+    assert precision.model_dump(exclude_none=True) == {
+        "confidence": 0.99,
+        "thresholds": ({"metric": "accuracy", "drop_at_most": 0.05},),
+        "clean": {"accuracy_at_least": 0.9},
+    }
+    policy.write_text(yaml.safe_dump(document | {"conditions": conditions[2:]}), encoding="utf-8")
+    assert getattr(prepare(policy=policy, precision="gate").precision, "relative_error", None) == 0.05
+
+
+def test_precision_without_an_end_is_refused(tmp_path: Path) -> None:
+    assert refuse(BASE._replace(precision="gate")) == {"--precision": "--precision gate has no thresholds"}
+    assert list(refuse(BASE._replace(precision="soon"))) == ["the request, /precision/relative_error"]
+    path = write(tmp_path, policy={"name": "p", "conditions": []})
+    assert list(refuse(BASE._replace(request=path, precision="gate"))) == [f"{path}#/policy/conditions"]

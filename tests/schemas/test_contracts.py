@@ -57,6 +57,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "norm in words": ({"sets": [{"norm": "l2", "epsilon": [1]}]}, "/sets/0/norm"),
     "norm as list": ({"sets": [{"norm": [2], "epsilon": [1]}]}, "/sets/0/norm"),
     "norm as object": ({"sets": [{"norm": {}, "epsilon": [1]}]}, "/sets/0/norm"),
+    "sample of one": ({"data": {"uri": DATA, "max_examples": 1}}, "/data/max_examples"),
+    "sample of held-out data": ({"evaluate_on": {"uri": DATA, "max_examples": 9}}, "/evaluate_on/max_examples"),
+    "precision without an end": ({"precision": {"confidence": 0.9}}, "/precision"),
+    "precision of nothing": ({"precision": {"relative_error": 0}}, "/precision/relative_error"),
+    "precision at even odds": ({"precision": {"relative_error": 0.1, "confidence": 0.5}}, "/precision/confidence"),
+    "threshold on a breaking point": (
+        {"precision": {"thresholds": [{"breaking_point_at_least": 1}]}},
+        "/precision/thresholds/0/breaking_point_at_least",
+    ),
+    "threshold that is not measured": ({"precision": {"thresholds": [{"metric": "top_5", "drop_at_most": 0.1}]}}, ""),
     "n of zero": ({"sets": [{"norm": 2, "epsilon": [1], "max_corrupted": [0]}]}, "/sets/0/max_corrupted/0"),
     "n of one and a half": ({"sets": [{"norm": 2, "epsilon": [1], "max_corrupted": [1.5]}]}, "/sets/0/max_corrupted/0"),
     "scale that is not built": ({"sets": [{"norm": 2, "epsilon": [1], "scale": "filter"}]}, "/sets/0/scale"),
@@ -125,6 +135,9 @@ DECIDING: list[dict[str, Any]] = [
     {"search": {"seed": 1}},
     {"search": {"method": "first_order"}},
     {"breaking_points": [{"limit": {"loss_change": 1}}]},
+    {"data": {"uri": DATA, "max_examples": 100}},
+    {"precision": {"relative_error": 0.1}},
+    {"precision": {"thresholds": [{"metric": "accuracy", "drop_at_most": 0.1}]}},
 ]
 
 

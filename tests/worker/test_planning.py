@@ -107,6 +107,25 @@ def test_every_part_of_a_request_is_counted(tmp_path: Path) -> None:
     assert planned.seconds.total <= planned.seconds.at_most
 
 
+@pytest.mark.parametrize(("precision", "drawn"), [(None, 30), ({"relative_error": 0.5}, 90)])
+def test_what_a_sample_saves_is_counted(precision: dict[str, float] | None, drawn: int, tmp_path: Path) -> None:
+    job = write_job(
+        tmp_path,
+        scopes=["model"],
+        data={"uri": f"artifact:sha256:{DIGEST}", "max_examples": 30},
+        precision=precision,
+        search={"budget_passes": 10, "random_trials": 0},
+        theory={"upper_bounds": True},
+    )
+    planned = plan(job)
+    assert [(part.work, part.passes.forward, part.examples) for part in planned.parts] == [
+        ("gradient", 1, 30),
+        ("search", 6, 30),
+        ("sampled", 1 + 1 * 2, drawn),
+    ]
+    assert (planned.examples, planned.labels_counted, planned.search_examples) == (90, 90, 30)
+
+
 def test_memory_is_that_of_the_tensors(tmp_path: Path) -> None:
     memory = plan(write_job(tmp_path)).memory
     assert memory.weights_bytes == memory.gradient_bytes == 4 * (4 * 8 + 8 + 8 * 3 + 3)

@@ -53,7 +53,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "asymptotic_interval": ("info", "limits of a loss hold only as the sample grows and never let a gate pass; gate on a metric"),
     "interval_too_wide": (
         "warning",
-        "a confidence limit cannot be given; use more held-out examples or gate on a bounded metric",
+        "a confidence limit cannot be given; use more examples or gate on a bounded metric",
     ),
     "label_free": (
         "warning",

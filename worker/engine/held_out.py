@@ -4,18 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.engine.objective import HIGHER_IS_BETTER, Objective
+from worker.engine.examples import measure_batches
+from worker.engine.objective import HIGHER_IS_BETTER
 from worker.engine.session import Session
 from worker.engine.statistics.asymptotic import compute_mean_limits
 from worker.engine.statistics.fixed import compute_bounded_limits, compute_share_limits
 from worker.engine.statistics.interval import Interval
+from worker.engine.statistics.sequence import Values
 from worker.engine.tally import TOP
-
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -41,42 +39,15 @@ class HeldOutFigure:
 
 def measure_examples(session: Session, parameters: Mapping[str, Tensor]) -> ExampleFigures:
     """Return what the weights in `parameters`, the others clean, do to each example. One forward pass."""
-    return session.run(lambda: _measure_batches(session, parameters))
-
-
-def _measure_batches(session: Session, parameters: Mapping[str, Tensor]) -> ExampleFigures:
-    parts = []
-    with torch.no_grad():
-        for inputs, target in session.batches():
-            output = session.objective.select_output(session.program.forward(parameters, inputs))
-            parts.append(summarise_examples(session.objective, output, target))
-    labels = {part.labels for part in parts}
-    return ExampleFigures(
-        losses=np.concatenate([part.losses for part in parts]),
-        shares={name: np.concatenate([part.shares[name] for part in parts]) for name in parts[0].shares},
-        labels=labels.pop() if len(labels) == 1 else None,
-    )
-
-
-def summarise_examples(objective: Objective, output: Tensor, target: Tensor) -> ExampleFigures:
-    """Return the per-example figures of outputs [N, ...] against targets [N, ...]."""
-    counted = objective.find_counted(target).reshape(len(target), -1)
-    per_example = counted.sum(1)
-    divisor = per_example.clamp(min=1)
+    sums = session.run(lambda: measure_batches(session.program, session.objective, parameters, session.batches()))
+    divisor = np.maximum(sums.labels, 1)
     shares = {}
-    for name in objective.metrics:
-        if name in TOP and objective.has_classes:
-            right = _find_right(output, objective.find_labels(target), TOP[name]).reshape(len(target), -1) & counted
-            share = (right.sum(1) / divisor).double()
-            shares[name] = (share if name in HIGHER_IS_BETTER else 1 - share).numpy(force=True)
-    alike = bool((per_example == per_example[0]).all()) and int(per_example[0]) > 0
-    losses = objective.compute_losses(output, target).double().reshape(len(target), -1).sum(1) / divisor
-    return ExampleFigures(losses.numpy(force=True), shares, int(per_example[0]) if alike else None)
-
-
-def _find_right(output: Tensor, labels: Tensor, top: int) -> Tensor:
-    best = output.topk(min(top, output.shape[-1]), -1).indices
-    return (best == labels.unsqueeze(-1)).any(-1)
+    for name in session.objective.metrics:
+        if name in TOP:
+            share = sums.right[TOP[name]] / divisor
+            shares[name] = share if name in HIGHER_IS_BETTER else 1 - share
+    alike = sums.labels[0] > 0 and (sums.labels == sums.labels[0]).all()
+    return ExampleFigures(sums.losses / divisor, shares, int(sums.labels[0]) if alike else None)
 
 
 def compare_losses(clean: ExampleFigures, corrupted: ExampleFigures, confidence: float) -> HeldOutFigure:

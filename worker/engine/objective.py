@@ -71,6 +71,16 @@ class Objective:
             return torch.ones(target.shape[:-1], dtype=torch.bool, device=target.device)
         return target != self.ignore_index if self.has_classes else torch.ones_like(target, dtype=torch.bool)
 
+    def find_right(self, output: Tensor, target: Tensor, top: int = 1) -> Tensor:
+        """Return which labels are among the `top` best answers; without classes, which answers are on the label's side."""
+        if not self.has_classes:
+            return (output > 0) == (target > 0.5)
+        labels = self.find_labels(target)
+        if top == 1:
+            return output.argmax(-1) == labels
+        best = output.topk(min(top, output.shape[-1]), -1).indices
+        return (best == labels.unsqueeze(-1)).any(-1)
+
     def compute_losses(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the loss of every label; ignored labels give 0."""
         if self.loss == "mse":

@@ -20,6 +20,7 @@ from worker.engine.models.load import load_program, measure_parity
 from worker.engine.models.program import Program
 from worker.engine.models.running import audit_statistics
 from worker.engine.objective import Objective
+from worker.engine.population import Population, Sample
 from worker.engine.refusals import Refusals
 from worker.engine.session import Session
 
@@ -28,11 +29,15 @@ PARITY_EXAMPLES = 16
 
 @dataclass(frozen=True)
 class Opened:
-    """A session on its device, how far our outputs are from the runtime's on its first examples, and the held-out data's."""
+    """A session on its device, how far our outputs are from the runtime's on its first examples, and the held-out data's.
+
+    population: all of the data, where the session has only a sample of it.
+    """
 
     session: Session
     parity: float
     held_out: Session | None
+    population: Population | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Source:
     micro_batch: int | None = None
     held_out: DataFile | None = None
     running_statistics: bool = False
+    sample: Sample | None = None
 
 
 def fix_numerics(threads: int) -> None:
@@ -95,7 +101,10 @@ def open_session(source: Source, check_request: Callable[[Program], None] | None
     session = _check_session(Session(program, dataset, source.objective, micro_batch, Shrinking(halvings)))
     parity = session.run(lambda: _measure_parity(session, source))
     judged = None if held_out is None else _check_session(replace(session, dataset=held_out)).to(source.device)
-    return Opened(session.to(source.device), parity, judged)
+    if source.sample is None or source.sample.examples >= len(dataset):
+        return Opened(session.to(source.device), parity, judged)
+    population = Population(session, source.sample, source.device)
+    return Opened(population.draw_search_sample(), parity, judged, population)
 
 
 def _load_program(source: Source, refusals: Refusals) -> tuple[Program | None, bool]:

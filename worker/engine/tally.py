@@ -83,18 +83,7 @@ class Tally:
         finite = _find_finite(output) & torch.isfinite(losses.view(len(losses), -1)).all(1)
         judged = counted & finite.view(-1, *[1] * (losses.ndim - 1))
         sums = [losses.sum(dtype=torch.float64), counted.sum().double(), (~finite).sum().double()]
-        return sums + [self._count_correct(output, target, judged, top).double() for top in self._tops]
-
-    def _count_correct(self, output: Tensor, target: Tensor, judged: Tensor, top: int) -> Tensor:
-        if not self._objective.has_classes:
-            return (((output > 0) == (target > 0.5)) & judged).sum()
-        labels = self._objective.find_labels(target)
-        if top == 1:
-            right = output.argmax(-1) == labels
-        else:
-            best = output.topk(min(top, output.shape[-1]), -1).indices
-            right = (best == labels.unsqueeze(-1)).any(-1)
-        return (right & judged).sum()
+        return sums + [(self._objective.find_right(output, target, top) & judged).sum().double() for top in self._tops]
 
 
 def _find_finite(output: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
-"""Limits from one sample of fixed size, for values in {0, 1} and for bounded ones; method section 8."""
+"""Limits from one sample of fixed size; method section 8."""
 
 import numpy as np
 from scipy import stats
 
+from worker.engine.statistics.asymptotic import compute_mean_limits
 from worker.engine.statistics.betting import BettingSequence
 from worker.engine.statistics.interval import Interval
-from worker.engine.statistics.sequence import check_sample, read_values
+from worker.engine.statistics.sequence import Values, check_sample, read_values
 
 
 def compute_share_limits(successes: int, sample: int, population: int | None = None, confidence: float = 0.95) -> Interval:
@@ -62,3 +63,16 @@ def compute_bounded_limits(
     sequence = BettingSequence(population, confidence, low, high, horizon=max(1, len(sample)))
     sequence.update(np.random.default_rng(0).permutation(sample))
     return sequence.interval()
+
+
+def compute_limits(values: Values, bounds: tuple[float, float] | None, population: int | None, confidence: float) -> Interval:
+    """Return the limits that fit the values: for shares, for values within bounds (low, high), or for unbounded ones.
+
+    >>> compute_limits(np.ones(4), (0.0, 1.0), 4, 0.95).method, compute_limits(np.ones(4), None, 8, 0.95).method
+    ('exact', 'asymptotic_t')
+    """
+    if bounds is None:
+        return compute_mean_limits(values, population, confidence)
+    if bounds == (0.0, 1.0) and np.isin(values, (0.0, 1.0)).all():
+        return compute_share_limits(round(float(values.sum())), len(values), population, confidence)
+    return compute_bounded_limits(values, population, confidence, *bounds)

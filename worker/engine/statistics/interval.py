@@ -1,10 +1,9 @@
-"""Interval: one-sided limits for a mean, and what they decide about a threshold; method section 8."""
+"""Interval: one-sided limits for a mean, and whether they are clear of a threshold; method section 8."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Method = Literal["exact", "hypergeometric", "clopper_pearson", "betting", "asymptotic_t", "asymptotic_sequence"]
-Decision = Literal["above", "below", "between"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,17 @@ class Interval:
         return self.method.startswith("asymptotic")
 
 
-def decide(interval: Interval, threshold: float) -> Decision:
-    """Return where the mean is: above if the lower limit exceeds the threshold, below if the upper one does not.
+@dataclass(frozen=True)
+class Threshold:
+    """A figure is to be at most `value`, or with `from_below` at least."""
 
-    >>> decide(Interval(0.2, 0.3, 0.95, "betting", 500, 80), 0.1)
-    'above'
-    """
-    if interval.lower > threshold:
-        return "above"
-    return "below" if interval.upper <= threshold else "between"
+    value: float
+    from_below: bool = False
+
+    def is_clear(self, interval: Interval) -> bool:
+        """Tell whether the limits decide on which side the figure is; an asymptotic one may condemn, but not acquit."""
+        if self.from_below:
+            broken, kept = interval.upper < self.value, interval.lower >= self.value
+        else:
+            broken, kept = interval.lower > self.value, interval.upper <= self.value
+        return broken or (kept and not interval.is_asymptotic)

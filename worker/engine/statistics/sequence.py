@@ -44,22 +44,28 @@ class ConfidenceSequence(ABC):
         check_sample(0, population, confidence)
         self.population, self.confidence, self._low, self._high = population, confidence, low, high
         self._values: Values = np.empty(0)
+        self._looked = 0
         self._lower, self._upper = low, high
 
     def update(self, values: object) -> None:
-        """Take the next values of the random order and look; ValueError if one is out of bounds or there are too many."""
+        """Take the next values of the random order; ValueError if one is out of bounds or there are too many."""
         together = np.concatenate([self._values, read_values(values, self._low, self._high)])
         check_sample(len(together), self.population, self.confidence)
         self._values = together
-        lower, upper = self._look()
-        self._lower, self._upper = max(lower, self._lower), min(upper, self._upper)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     @abstractmethod
     def _look(self) -> tuple[float, float]:
         """Return the limits at this look."""
 
     def limits(self) -> tuple[float, float]:
-        """Return the lower and the upper limit."""
+        """Look at the values so far, and return the lower and the upper limit."""
+        if self._looked < len(self._values) != self.population:
+            lower, upper = self._look()
+            self._lower, self._upper = max(lower, self._lower), min(upper, self._upper)
+            self._looked = len(self._values)
         lowest, highest = self._bound()
         lower, upper = max(lowest, self._lower), min(highest, self._upper)
         return (lower, upper) if lower <= upper else (lowest, highest)
