@@ -23,7 +23,10 @@ def measure_bit_flips(context: AuditContext) -> tuple[BitFlips, ...]:
 
 
 def _measure(context: AuditContext, asked: BitFlipRequest, names: tuple[str, ...]) -> BitFlips:
-    grids, settings = context.session.program.grids, FlipSettings(kinds=frozenset(asked.kinds)) if asked.kinds else FlipSettings()
+    grids, settings = (
+        context.session.program.storage,
+        FlipSettings(kinds=frozenset(asked.kinds)) if asked.kinds else FlipSettings(),
+    )
     evaluator, clean = Evaluator(context.session, names), context.clean
     found = search_bit_flips(evaluator, grids, context.gradient.flatten(names), clean, asked.counts, settings)
     seed, most = context.settings.seed, max(asked.counts)

@@ -195,14 +195,14 @@ def _list_modules(program: Program, places: Places) -> tuple[inspection.Inspecte
 
 def _list_weights(program: Program, places: Places) -> Iterable[inspection.InspectedTensor]:
     for name, weight in program.weights.items():
-        grid = program.grids.get(name)
+        grid = program.storage.get(name)
         yield inspection.InspectedTensor(
             name=name,
             role="weight",
             module=program.modules[name] or None,
             component=places.components[name],
             depth=places.find_depth(Scope("per_tensor", name, (name,))),
-            stored=_show_dtype(weight.dtype if grid is None else grid.codes.dtype),
+            stored=_show_dtype(weight.dtype) if grid is None else grid.type_name,
             shape=tuple(weight.shape),
             elements=weight.numel(),
         )

@@ -67,7 +67,7 @@ def find_flipped(request: AuditRequest, program: Program, audited: tuple[str, ..
 
 
 def _find_kinds(program: Program, names: Sequence[str]) -> set[str]:
-    stored = read_stored(program.weights, program.grids, names).values()
+    stored = read_stored(program.weights, program.storage, names).values()
     return {entry.name_kind(bit) for entry in stored for bit in range(entry.bits)}
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from schemas.errors import AuditError, DataMismatch, Fault, ModelRefused, NoParameters
 from worker.engine.data.dataset import Dataset, walk
+from worker.engine.models.half import HALVES
 from worker.engine.models.program import InputSpec, Program
 from worker.engine.objective import Objective
 from worker.engine.shortage import is_out_of_memory
@@ -102,7 +103,7 @@ def _find_input_faults(spec: InputSpec, dataset: Dataset) -> Iterator[Fault]:
     if spec.name not in dataset.columns:
         return
     value = dataset.columns[spec.name]
-    if spec.dtype is not None and value.dtype != spec.dtype:
+    if spec.dtype is not None and value.dtype != spec.dtype and not (spec.dtype in HALVES and value.dtype == torch.float32):
         wanted = str(spec.dtype).removeprefix("torch.")
         advice = f"save the array as {wanted}, for example with .astype('{wanted}')"
         yield Fault(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.engine.models.program import Grid
+from worker.engine.models.program import Storage
 from worker.engine.models.stored import Flip, Stored, count_flips, read_stored
 from worker.engine.passes import Passes
 from worker.engine.record import Clean
@@ -164,7 +164,7 @@ class _Search:
 
 def search_bit_flips(
     evaluator: Evaluator,
-    grids: Mapping[str, Grid],
+    grids: Mapping[str, Storage],
     gradient: Tensor,
     clean: Clean,
     counts: Sequence[int],
@@ -180,7 +180,7 @@ def search_bit_flips(
 
     Args:
         evaluator: of the scope.
-        grids: Program.grids.
+        grids: Program.storage.
         gradient: [k], the gradient at w.
         clean: the outcome at w.
         counts: the numbers of flips asked for, each at least 1.
@@ -228,7 +228,7 @@ class RandomFlips:
 
 
 def draw_random_flips(
-    evaluator: Evaluator, grids: Mapping[str, Grid], count: int, trials: int, seed: int, settings: FlipSettings | None = None
+    evaluator: Evaluator, grids: Mapping[str, Storage], count: int, trials: int, seed: int, settings: FlipSettings | None = None
 ) -> RandomFlips:
     """Apply and measure `trials` sets of `count` distinct random flips, uniform over the scope's bits of the kinds allowed.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from schemas.errors import Fault, ModelUnreadable, ParityError
 from worker.engine.models import onnx, pt2, torchscript
 from worker.engine.models.batch import fill_batch, find_fixed_batch
+from worker.engine.models.half import round_inputs, widen_halves
 from worker.engine.models.program import Program
 
 PARITY_TOLERANCE = 1e-3
@@ -40,6 +41,8 @@ def load_program(path: Path, model_format: str = "auto") -> Program:
     """Read the model at `path`; `auto` tells zip archives by what is in them, and takes anything else for ONNX."""
     chosen = find_format(path) if model_format == "auto" else model_format
     program = FORMATS[chosen].load(path)
+    if program.format == "onnx":  # PyTorch computes its own files in the precision that they say, and so do we
+        program = widen_halves(program)
     return replace(program, batch=find_fixed_batch(program.inputs))
 
 
@@ -66,7 +69,7 @@ def measure_parity(path: Path, program: Program, inputs: dict[str, Tensor], thre
     Raises:
         ParityError: a difference above PARITY_TOLERANCE, or one side is non-finite and the other is not.
     """
-    filled = fill_batch(inputs, program.batch)
+    filled = fill_batch(round_inputs(program, inputs), program.batch)
     reference = FORMATS[program.format].run_reference(path, filled, threads)
     with torch.no_grad():
         ours = program.forward({}, filled)

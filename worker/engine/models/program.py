@@ -113,6 +113,11 @@ class Grid:
         return self.narrow or self.codes.dtype.itemsize * 8
 
     @property
+    def type_name(self) -> str:
+        """What the file calls the type of a code, such as int8 or uint4."""
+        return f"{'' if self.signed else 'u'}int{self.bits}"
+
+    @property
     def signed(self) -> bool:
         """Whether the codes are two's complement."""
         return self.codes.dtype.is_signed
@@ -129,6 +134,21 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Half:
+    """How the file stores a weight: as a float of 16 bits; its value is in float32 here."""
+
+    dtype: torch.dtype
+
+    @property
+    def type_name(self) -> str:
+        """What the file calls the type."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+Storage = Grid | Half
+
+
+@dataclass(frozen=True)
 class Program:
     """A model in the engine's one form.
 
@@ -136,6 +156,7 @@ class Program:
     constants: every other value the steps read by name (integers, running statistics, scalars, lists, strings).
     modules: weight name -> module name (contract: the dotted prefix, or the exporter's scope).
     grids: weight name -> how the file stores it, for weights stored as integers; `weights` has their values.
+    halves: the same for weights stored as 16-bit floats.
     """
 
     format: str
@@ -157,6 +178,7 @@ class Program:
     rounds: bool = False
     """Values inside are rounded to a grid: one that lies between two codes to the last bit may fall to either."""
     grids: dict[str, Grid] = field(default_factory=dict)
+    halves: dict[str, Half] = field(default_factory=dict)
     statistics: frozenset[str] = frozenset()
     """Those weights that are running statistics, where the audit asked for them (running.py)."""
     nodes: Mapping[str, Any] = field(default_factory=dict)
@@ -173,23 +195,30 @@ class Program:
         return cut_batch({name: environment[name] for name in self.outputs}, self.batch, count_examples(inputs))
 
     @property
+    def storage(self) -> dict[str, Storage]:
+        """How the file stores those weights that it does not store as floats of their own type."""
+        return {**self.halves, **self.grids}
+
+    @property
     def mutates(self) -> bool:
         """Whether any step writes into one of its inputs."""
         return any(step.mutates for step in walk_steps(self.steps))
 
     def to(self, device: torch.device | str) -> "Program":
         """Return the program with weights and constants on `device`; integers of at most 64 elements stay on the CPU."""
-        return self._map(lambda tensor: tensor if _is_small_integer(tensor) else tensor.to(device), lambda dtype: dtype)
+        return self.map_values(lambda tensor: tensor if _is_small_integer(tensor) else tensor.to(device), lambda dtype: dtype)
 
     def cast(self, dtype: torch.dtype) -> "Program":
         """Return the program with every float32 weight, constant and dtype attribute replaced by `dtype`."""
-        cast = self._map(
+        cast = self.map_values(
             lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor,
             lambda given: dtype if given == torch.float32 else given,
         )
         return replace(cast, nodes={})
 
-    def _map(self, tensor: Callable[[Tensor], Tensor], dtype: Callable[[torch.dtype], torch.dtype]) -> "Program":
+    def map_values(self, tensor: Callable[[Tensor], Tensor], dtype: Callable[[torch.dtype], torch.dtype]) -> "Program":
+        """Return the program with every tensor and every dtype attribute converted."""
+
         def convert(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return tensor(value)
@@ -219,6 +248,30 @@ class Program:
 def _is_small_integer(tensor: Tensor) -> bool:
     # Shape arithmetic on the CPU costs no device synchronisation.
     return not tensor.is_floating_point() and tensor.numel() <= 64
+
+
+def replace_steps(steps: Iterable[Step], convert: Callable[[Step], Step]) -> tuple[Step, ...]:
+    """Return the steps converted, those inside blocks first."""
+    return tuple(
+        convert(
+            replace(step, blocks=tuple(replace(block, steps=replace_steps(block.steps, convert)) for block in step.blocks))
+            if step.blocks
+            else step
+        )
+        for step in steps
+    )
+
+
+def rename_values(steps: Iterable[Step], names: Mapping[str, str]) -> tuple[Step, ...]:
+    """Return the steps with other names for some values, inside blocks too."""
+
+    def convert(step: Step) -> Step:
+        inputs = tuple(names.get(name, name) for name in step.inputs)
+        outputs = tuple(names.get(name, name) for name in step.outputs)
+        blocks = tuple(replace(block, outputs=tuple(names.get(name, name) for name in block.outputs)) for block in step.blocks)
+        return replace(step, inputs=inputs, outputs=outputs, blocks=blocks)
+
+    return replace_steps(steps, convert) if names else tuple(steps)
 
 
 def walk_steps(steps: Iterable[Step]) -> Iterable[Step]:

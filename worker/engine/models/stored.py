@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.engine.models.program import Grid
+from worker.engine.models.program import Grid, Storage
 
 FLOATS: dict[torch.dtype, tuple[torch.dtype, int]] = {
     torch.float16: (torch.int16, 10),
@@ -35,11 +35,15 @@ class Flip:
 
 @dataclass(frozen=True)
 class Stored:
-    """One weight tensor as the file stores it: the integers of its codes, or of the bits of its floats."""
+    """One weight tensor as the file stores it: the integers of its codes, or of the bits of its floats.
+
+    dtype: the stored float's. wide: what its values are computed with, where that is another type.
+    """
 
     codes: Tensor
     dtype: torch.dtype
     grid: Grid | None
+    wide: torch.dtype | None = None
 
     @property
     def bits(self) -> int:
@@ -53,7 +57,7 @@ class Stored:
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the weights behind other codes of the same shape."""
-        return codes.view(self.dtype) if self.grid is None else self.grid.decode(codes)
+        return codes.view(self.dtype).to(self.wide or self.dtype) if self.grid is None else self.grid.decode(codes)
 
     def name_kind(self, bit: int) -> str:
         """Return what the bit is part of."""
@@ -70,7 +74,7 @@ class Stored:
     def flip(self, name: str, index: int, bit: int) -> tuple["Stored", Flip]:
         """Return the tensor with one bit flipped, and what that did."""
         at = tuple(int(place) for place in np.unravel_index(index, self.codes.shape))
-        single = Stored(self.codes[at], self.dtype, self.grid and _take(self.grid, self.codes.shape, at))
+        single = replace(self, codes=self.codes[at], grid=self.grid and _take(self.grid, self.codes.shape, at))
         flipped = single.flip_everywhere(bit)
         codes = self.codes.clone()
         codes[at] = flipped
@@ -82,19 +86,20 @@ def _take(grid: Grid, shape: torch.Size, at: tuple[int, ...]) -> Grid:
     return Grid(grid.codes[at], grid.step.expand(shape)[at], grid.zero_point.expand(shape)[at], grid.narrow)
 
 
-def read_stored(weights: Mapping[str, Tensor], grids: Mapping[str, Grid], names: Iterable[str]) -> dict[str, Stored]:
+def read_stored(weights: Mapping[str, Tensor], grids: Mapping[str, Storage], names: Iterable[str]) -> dict[str, Stored]:
     """Return the named weights as they are stored: on their grid where they have one, else as floats of their own type."""
-    found = {}
-    for name in names:
-        weight, grid = weights[name].detach(), grids.get(name)
-        if grid is not None:
-            grid = grid.map(lambda tensor, device=weight.device: tensor.to(device))  # type: ignore[misc]
-        codes = weight.contiguous().view(FLOATS[weight.dtype][0]) if grid is None else grid.codes
-        found[name] = Stored(codes, weight.dtype, grid)
-    return found
+    return {name: _read(weights[name].detach(), grids.get(name)) for name in names}
 
 
-def apply_flips(weights: Mapping[str, Tensor], grids: Mapping[str, Grid], flips: Sequence[Flip]) -> dict[str, Tensor]:
+def _read(weight: Tensor, storage: Storage | None) -> Stored:
+    if isinstance(storage, Grid):
+        grid = storage.map(lambda tensor: tensor.to(weight.device))
+        return Stored(grid.codes, weight.dtype, grid)
+    dtype = weight.dtype if storage is None else storage.dtype
+    return Stored(weight.contiguous().to(dtype).view(FLOATS[dtype][0]), dtype, None, None if storage is None else weight.dtype)
+
+
+def apply_flips(weights: Mapping[str, Tensor], grids: Mapping[str, Storage], flips: Sequence[Flip]) -> dict[str, Tensor]:
     """Return the tensors that the flips change. They replace the weights: no float added to w gives w with a bit flipped."""
     stored = read_stored(weights, grids, dict.fromkeys(flip.tensor for flip in flips))
     for flip in flips:

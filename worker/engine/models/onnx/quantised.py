@@ -5,7 +5,7 @@ DequantizeLinear the weight takes the place of what it computes; an operator on 
 weight back into codes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from worker.engine.models.onnx.operators import TABLE
 from worker.engine.models.onnx.operators.quantisation import READ_WEIGHT, build_grid, find_limits
 from worker.engine.models.onnx.registry import NEWEST_OPSET, Codes
 from worker.engine.models.onnx.uses import Use, Uses
-from worker.engine.models.program import OMITTED, Grid, SkippedTensor, Step, walk_steps
+from worker.engine.models.program import OMITTED, Grid, SkippedTensor, Step, rename_values, replace_steps, walk_steps
 
 READ = frozenset({"DequantizeLinear", "com.microsoft.DequantizeLinear"})
 EXACT = frozenset({"ReadWeight", "DequantizeLinear", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"})
@@ -157,7 +157,7 @@ def _is_plain(reader: Reader, grid: Grid) -> bool:
 def _insert_codes(graph: Graph, name: str, grid: Grid) -> dict[str, Tensor]:
     """Let a step turn the weight into codes for its readers; return the constants that it reads."""
     codes, step, zero_point = (f"{name}#{what}" for what in ("codes", "step", "zero_point"))
-    graph.steps = rename(graph.steps, {name: codes})
+    graph.steps = rename_values(graph.steps, {name: codes})
     graph.steps = (Step(codes, READ_WEIGHT.title, READ_WEIGHT.function, (name, step, zero_point), (codes,)), *graph.steps)
     graph.operators[codes] = READ_WEIGHT
     return {step: grid.step, zero_point: grid.zero_point}
@@ -175,7 +175,7 @@ def _hand_on(graph: Graph, taken: set[str]) -> None:
             return step
         return replace(step, operator=identity.title, function=identity.function, inputs=step.inputs[:1], attributes={})
 
-    graph.steps = _replace_steps(graph.steps, convert)
+    graph.steps = replace_steps(graph.steps, convert)
 
 
 def _drop_unread(graph: Graph, names: set[str]) -> dict[str, SkippedTensor]:
@@ -203,7 +203,7 @@ def set_limits(graph: Graph) -> None:
             return step
         return replace(step, attributes={**step.attributes, "limits": find_limits(narrow)})
 
-    graph.steps = _replace_steps(graph.steps, convert)
+    graph.steps = replace_steps(graph.steps, convert)
 
 
 def cast_outputs(graph: Graph) -> None:
@@ -217,7 +217,7 @@ def cast_outputs(graph: Graph) -> None:
     if cast is None:
         message = "the table lacks Cast"
         raise RuntimeError(message)
-    graph.steps = rename(graph.steps, {name: f"{name}#codes" for name in names})
+    graph.steps = rename_values(graph.steps, {name: f"{name}#codes" for name in names})
     for name, dtype in names.items():
         step = f"{name}#integers"
         graph.operators[step] = cast
@@ -226,27 +226,3 @@ def cast_outputs(graph: Graph) -> None:
 
 def _to_integers(codes: Tensor, *, dtype: torch.dtype) -> Tensor:
     return codes.round().to(dtype) if codes.is_floating_point() else codes.to(dtype)
-
-
-def rename(steps: Iterable[Step], names: dict[str, str]) -> tuple[Step, ...]:
-    """Return the steps with other names for some values, inside blocks too."""
-
-    def convert(step: Step) -> Step:
-        inputs = tuple(names.get(name, name) for name in step.inputs)
-        outputs = tuple(names.get(name, name) for name in step.outputs)
-        blocks = tuple(replace(block, outputs=tuple(names.get(name, name) for name in block.outputs)) for block in step.blocks)
-        return replace(step, inputs=inputs, outputs=outputs, blocks=blocks)
-
-    return _replace_steps(tuple(steps), convert) if names else tuple(steps)
-
-
-def _replace_steps(steps: Sequence[Step], convert: Callable[[Step], Step]) -> tuple[Step, ...]:
-    """Return the steps converted, those inside blocks first."""
-    return tuple(
-        convert(
-            replace(step, blocks=tuple(replace(block, steps=_replace_steps(block.steps, convert)) for block in step.blocks))
-            if step.blocks
-            else step
-        )
-        for step in steps
-    )

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from google.protobuf.message import EncodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor
 
 from schemas.errors import Fault, ModelRefused
+from worker.engine.models.onnx.widened import read_widened
 
 ERRORS = (
     runtime.EPFail,
@@ -50,11 +52,10 @@ def run_reference(path: Path, inputs: Mapping[str, Tensor], threads: int) -> dic
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        names = [entry.name for entry in session.get_inputs()]
-        feeds = {name: inputs[name].detach().cpu().numpy() for name in names if name in inputs}
+        session = _open(path, options)
+        feeds = {entry.name: _feed(inputs[entry.name], entry.type) for entry in session.get_inputs() if entry.name in inputs}
         outputs = session.run(None, feeds)
-    except ERRORS as error:
+    except (*ERRORS, EncodeError) as error:
         got = str(error).split("\n")[0][:500]
         advice = "check the model with the ONNX Runtime that you deploy"
         raise ModelRefused(
@@ -63,6 +64,24 @@ def run_reference(path: Path, inputs: Mapping[str, Tensor], threads: int) -> dic
     names = [entry.name for entry in session.get_outputs()]
     found = zip(names, map(_join_maps, outputs), strict=True)
     return {name: torch.from_numpy(value) for name, value in found if isinstance(value, np.ndarray) and value.dtype != object}
+
+
+def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except ERRORS:
+        widened = read_widened(path)
+        if widened is None:
+            raise
+    return onnxruntime.InferenceSession(widened.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _feed(value: Tensor, declared: str) -> "np.ndarray[tuple[int, ...], np.dtype[Any]]":
+    """Return an input as the session wants it; a half that the file declares is rounded to, also where the session widens it."""
+    value = value.detach().cpu()
+    if value.dtype == torch.bfloat16:
+        value = value.float()
+    return (value.half() if declared == "tensor(float16)" else value).numpy()
 
 
 def _join_maps(value: Any) -> Any:
