@@ -15,7 +15,7 @@ MAX_FUNCTION_LINES = 60
 ENGINE_BUDGETS = {
     "worker/engine": 3500,
     "worker/engine/data": 1700,
-    "worker/engine/models": 800,
+    "worker/engine/models": 950,
     "worker/engine/models/aten": 1200,
     "worker/engine/models/fusion": 300,
     "worker/engine/models/onnx": 2000,
