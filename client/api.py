@@ -25,7 +25,9 @@ from client.transport import Body, Transport, read_refusal
 from schemas.about import About
 from schemas.base import canonical_bytes, compute_sha256
 from schemas.errors import Fault
+from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import TERMINAL_STATES, Job
+from schemas.plan import Plan
 from schemas.policy import Policy
 from schemas.problem import Problem
 from schemas.report import Report
@@ -46,6 +48,20 @@ class FetchedReport(NamedTuple):
     report: Report
     content: bytes
     sha256: str
+
+
+class FetchedPlan(NamedTuple):
+    """A plan with its canonical bytes."""
+
+    plan: Plan
+    content: bytes
+
+
+class FetchedInspection(NamedTuple):
+    """An inspection with its canonical bytes."""
+
+    inspection: Inspection
+    content: bytes
 
 
 class Client:
@@ -172,6 +188,52 @@ class Client:
         """Return the verdict of a policy on a finished audit; `baseline` is another audit's id or a report document."""
         body = canonical_bytes({"policy": policy.model_dump(mode="json"), "audit_id": job_id, "baseline": baseline})
         return self._ask(Verdict, "POST", "/v1/verdicts", headers=JSON, body=body)
+
+    def plan(
+        self, request: AuditRequest | Mapping[str, Any], timeout_s: float = 600, on_wait: Callable[[Job], None] | None = None
+    ) -> FetchedPlan:
+        """Return what an audit would cost.
+
+        Raises:
+            AuditFailed: when it cannot be done, with everything that is in its way.
+            GaveUp: when the plan is not there in time.
+
+        """
+        checked = request if isinstance(request, AuditRequest) else check_document(AuditRequest, dict(request))
+        response = self._await_result("/v1/audits:plan", canonical_bytes(checked), timeout_s, on_wait)
+        return FetchedPlan(_read(Plan, response), response.content)
+
+    def inspect(
+        self, request: InspectionRequest, timeout_s: float = 600, on_wait: Callable[[Job], None] | None = None
+    ) -> FetchedInspection:
+        """Return what is inside a model.
+
+        Raises:
+            AuditFailed: when it must not be loaded, or cannot be read.
+            GaveUp: when the inspection is not there in time.
+
+        """
+        response = self._await_result("/v1/models:inspect", canonical_bytes(request), timeout_s, on_wait)
+        return FetchedInspection(_read(Inspection, response), response.content)
+
+    def _await_result(self, path: str, body: bytes, timeout_s: float, on_wait: Callable[[Job], None] | None) -> httpx2.Response:
+        """Post a request whose result is the answer, and ask until it is there."""
+        give_up, posted = time.monotonic() + timeout_s, {**JSON, "idempotency-key": uuid4().hex}
+        response = self._transport.call("POST", path, headers=posted, body=body)
+        while response.status_code == httpx2.codes.ACCEPTED:
+            job, left_s = _read(Job, response), give_up - time.monotonic()
+            if left_s <= 0:
+                raise GaveUp(job, timeout_s)
+            if on_wait is not None:
+                on_wait(job)
+            wait_s = max(1, min(POLL_S, round(left_s)))
+            headers = {"prefer": f"wait={wait_s}"}
+            response = self._transport.call("GET", job.links["self"], headers=headers, answer_s=wait_s + 30)
+        if response.status_code == httpx2.codes.CONFLICT:
+            raise AuditFailed(read_refusal(response).problem)
+        if response.status_code >= 400:
+            raise read_refusal(response)
+        return response
 
     def _ask(
         self, kind: type[AnswerT], method: str, path: str, *, headers: Mapping[str, str] | None = None, body: Body = None

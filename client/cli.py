@@ -11,6 +11,8 @@ from typing import NoReturn
 import click
 
 from client.commands.audit import audit
+from client.commands.inspect import inspect
+from client.commands.plan import plan
 from client.commands.replay import replay
 from client.commands.report import report
 from client.commands.shared import describe_result
@@ -36,7 +38,7 @@ def faultline() -> None:
     """Audit trained models for the damage that small changes of their weights can do, and gate deployments on it."""
 
 
-for command in (up, audit, status, report, verdict, cancel, replay):
+for command in (up, inspect, plan, audit, status, report, verdict, cancel, replay):
     faultline.add_command(command)
 
 

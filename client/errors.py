@@ -82,14 +82,15 @@ class AuditFailed(ProblemError):
 
 
 class GaveUp(ClientError):
-    """The audit did not end in time; it is still queued or running."""
+    """The job did not end in time; it is still queued or running."""
 
-    code, title, exit_code = "gave_up", "The audit has not ended yet", ExitCode.GAVE_UP
+    code, title, exit_code = "gave_up", "The job has not ended yet", ExitCode.GAVE_UP
 
     def __init__(self, job: Job, wait_s: float) -> None:
         self.job = job
-        what = f"audit {job.id} is still {job.state} after {wait_s:g} s and goes on"
-        super().__init__(Fault(what, advice=f"Wait for it with: faultline status {job.id} --wait 600"))
+        what = f"{job.kind} {job.id} is still {job.state} after {wait_s:g} s and goes on"
+        advice = f"Wait for it with: faultline status {job.id} --wait 600"
+        super().__init__(Fault(what, advice=advice if job.kind == "audit" else "Call again: an equal request finds its result."))
 
 
 def choose_exit_code(error: FaultlineError) -> ExitCode:

@@ -7,6 +7,7 @@ from client.errors import BadUsage
 from client.files import hash_file, load_document, load_policy
 from client.packing import find_file
 from schemas.errors import Fault, InvalidRequest
+from schemas.inspection import InspectionRequest
 from schemas.policy import Policy
 from schemas.request import AuditRequest, read_precision
 from schemas.validation import check_document
@@ -66,6 +67,13 @@ class PreparedAudit(NamedTuple):
     uploads: dict[str, Path]
 
 
+class PreparedInspection(NamedTuple):
+    """The same for an inspection."""
+
+    request: InspectionRequest
+    uploads: dict[str, Path]
+
+
 class _Draft(NamedTuple):
     """The request as it grows."""
 
@@ -96,6 +104,24 @@ def prepare_audit(options: AuditOptions) -> PreparedAudit:
     if faults:
         raise BadUsage(*faults)
     return PreparedAudit(request, draft.uploads)
+
+
+def prepare_inspection(options: AuditOptions) -> PreparedInspection:
+    """Return the inspection that the options ask for; only model, data and how it is read are looked at.
+
+    Raises:
+        BadUsage: with every fault in options and files.
+
+    """
+    draft = _Draft({"fresh": options.fresh}, {})
+    _add_artifact(draft, "model", options.model, "faultline inspect MODEL")
+    if options.data is not None:
+        _add_artifact(draft, "data", options.data, "faultline inspect MODEL --data DATA")
+        draft.document["data"] |= _read_data_options(options)
+    try:
+        return PreparedInspection(check_document(InspectionRequest, draft.document), draft.uploads)
+    except InvalidRequest as error:
+        raise BadUsage(*error.faults) from error
 
 
 def read_pairs(text: str, option: str, names: dict[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """One audit through the API: upload, submit, wait, fetch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -26,8 +27,7 @@ def run_audit(
     client: Client, prepared: PreparedAudit, baseline: LoadedReport | str | None, view: ProgressView, wait_s: float
 ) -> FinishedAudit:
     """Carry out one audit and return what it found; GaveUp when it takes too long, AuditFailed when it ends without a report."""
-    for digest, path in prepared.uploads.items():
-        _upload(client, path, digest, view)
+    upload_files(client, prepared.uploads, view)
     view.tell("Submitting the audit")
     job = client.submit(prepared.request, idempotency_key=uuid4().hex)
     view.note(f"Audit {job.id} is accepted by {client.server}")
@@ -37,10 +37,12 @@ def run_audit(
     return FinishedAudit(job, client.fetch_report(job.id), _judge(client, job, prepared.request.policy, baseline))
 
 
-def _upload(client: Client, path: Path, digest: str, view: ProgressView) -> None:
-    if not client.has_artifact(digest):
-        view.tell(f"Uploading {path.name} ({show_size(path.stat().st_size)})")
-        client.upload(path, digest)
+def upload_files(client: Client, files: Mapping[str, Path], view: ProgressView) -> None:
+    """Send the files, by digest, that the server does not hold."""
+    for digest, path in files.items():
+        if not client.has_artifact(digest):
+            view.tell(f"Uploading {path.name} ({show_size(path.stat().st_size)})")
+            client.upload(path, digest)
 
 
 def _judge(client: Client, job: Job, policy: Policy | None, baseline: LoadedReport | str | None) -> Verdict | None:

@@ -33,9 +33,10 @@ class PlannedScopes(Output):
 
 
 class PlannedPart(Output):
-    """One part of the work. passes: at most, over `examples` examples each. seconds: what is expected of it."""
+    """One part of the work. scope: where, by kind or name. passes: at most, over `examples` examples. seconds: expected."""
 
     work: PlannedWork
+    scope: str
     count: int
     passes: Passes
     examples: int

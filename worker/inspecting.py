@@ -249,9 +249,9 @@ def _describe_scan(path: Path, program: Program) -> Iterable[inspection.ScanEntr
         code = [entry for entry in entries if entry.filename.endswith(".py")]
         found = {
             "entries of the archive": len(entries),
-            "source files, checked line by line": len(code),
+            "source files checked line by line": len(code),
             "characters of source": sum(entry.file_size for entry in code),
-            "pickles, checked opcode by opcode": sum(entry.filename.endswith(".pkl") for entry in entries),
+            "pickles checked opcode by opcode": sum(entry.filename.endswith(".pkl") for entry in entries),
         }
     for what, count in ((what, count) for what, count in found.items() if count):
         yield inspection.ScanEntry(what=what, found=f"{count:,}")

@@ -49,6 +49,7 @@ class Part:
     """A share of the work: what it spends at most, how long one of its passes takes, and which share of it is expected."""
 
     work: plan.PlannedWork
+    scope: str
     count: int
     passes: Passes
     times: PassTimes
@@ -64,7 +65,9 @@ class Part:
         """Return the part in the contract's form."""
         passes = ShownPasses(forward=self.passes.forward, backward=self.passes.backward)
         seconds = self.share * self.most_seconds
-        return plan.PlannedPart(work=self.work, count=self.count, passes=passes, examples=self.examples, seconds=seconds)
+        return plan.PlannedPart(
+            work=self.work, scope=self.scope, count=self.count, passes=passes, examples=self.examples, seconds=seconds
+        )
 
 
 def plan_audit(
@@ -144,17 +147,17 @@ class Planner:
         request, population = self._context.request, self._context.population
         if not self._session.objective.needs_labels:
             examples = self._examples if population is None else len(population)
-            yield Part("labels", 1, Passes(1, 0), self._time_plain(examples), examples)
-        yield Part("gradient", 1, GRADIENT_PASSES, self.whole, self._examples)
+            yield Part("labels", "model", 1, Passes(1, 0), self._time_plain(examples), examples)
+        yield Part("gradient", "model", 1, GRADIENT_PASSES, self.whole, self._examples)
         yield from self._plan_breaking_points()
         yield from self._plan_search()
         if request.theory.upper_bounds and self.cells and population is None:
-            yield Part("upper_bounds", self.cells, BOUND_PASSES * self.cells, self._plain, self._examples)
+            yield Part("upper_bounds", "all", self.cells, BOUND_PASSES * self.cells, self._plain, self._examples)
         if request.theory.smoothness and self._sweep:
             counted = [count_most_lanczos_passes(self._count(scope)) for scope, _ in self._sweep]
             # Two backward passes per product: as many steps as products, each of twice the length.
             times = PassTimes(0.0, STEP_OF_PRODUCT * self.whole.step / 2)
-            yield Part("smoothness", len(counted), sum(counted, Passes()), times, self._examples)
+            yield Part("smoothness", "all", len(counted), sum(counted, Passes()), times, self._examples)
         yield from self._plan_flips()
         if population is not None:
             drawn = population.sample if request.precision is None else len(population)
@@ -165,7 +168,7 @@ class Planner:
     def _plan_worst(self, work: plan.PlannedWork, examples: int) -> Part:
         """Return what it takes to measure the worst corruptions on other examples than those of the search."""
         passes = count_worst_passes(self.cells, len(self._session.objective.metrics))
-        return Part(work, self.cells, passes, self._time_plain(examples), examples)
+        return Part(work, "all", self.cells, passes, self._time_plain(examples), examples)
 
     def _time_plain(self, examples: int) -> PassTimes:
         return PassTimes(self._plain.forward * examples / self._examples, 0.0)
@@ -185,7 +188,7 @@ class Planner:
             chosen, probes = choose_set(found.asked, found.result.lo or 1.0), found.result.evaluations
             passes = count_most_passes(search.method, search.budget_passes) * probes
             times = self._time(known[found.asked.scope], chosen)
-            yield Part("breaking_points", probes, passes, times, self._examples, SHARE_SPENT)
+            yield Part("breaking_points", found.asked.scope, probes, passes, times, self._examples, SHARE_SPENT)
 
     def _plan_search(self) -> Iterator[Part]:
         search = self._context.settings
@@ -194,9 +197,9 @@ class Planner:
             group = [(scope, cells) for scope, cells in self._sweep if scope.kind == kind]
             count = sum(len(cells) for _, cells in group)
             times = self._time_some([(scope, cells) for scope, cells in group if cells])
-            yield Part("search", count, most * count, times, self._examples)
+            yield Part("search", kind, count, most * count, times, self._examples)
             if search.random_trials:
-                yield Part("random_trials", count, Passes(search.random_trials, 0) * count, times, self._examples)
+                yield Part("random_trials", kind, count, Passes(search.random_trials, 0) * count, times, self._examples)
 
     def _plan_flips(self) -> Iterator[Part]:
         context = self._context
@@ -204,9 +207,9 @@ class Planner:
         for asked, names in zip(context.request.bit_flips, flipped, strict=True):
             times = self._time(Scope("named", asked.match, names), WHOLE)
             interpreted = PassTimes(min(self._plain.forward, times.step), times.step)
-            yield Part("bit_flips", 1, count_most_flip_passes(asked.counts), interpreted, self._examples)
+            yield Part("bit_flips", asked.match, 1, count_most_flip_passes(asked.counts), interpreted, self._examples)
             if asked.random_trials:
-                yield Part("random_flips", 1, Passes(asked.random_trials, 0), interpreted, self._examples)
+                yield Part("random_flips", asked.match, 1, Passes(asked.random_trials, 0), interpreted, self._examples)
 
     def _time_some(self, group: Sequence[tuple[Scope, Sequence[Cell]]]) -> PassTimes:
         places = sorted({round(index * (len(group) - 1) / max(1, TIMED_SCOPES - 1)) for index in range(TIMED_SCOPES)})

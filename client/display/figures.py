@@ -58,6 +58,15 @@ def show_count(value: int) -> str:
     return f"{value:,}"
 
 
+def show_several(count: int, what: str) -> str:
+    """Return a count with its noun.
+
+    >>> show_several(1, "tensor"), show_several(2500, "tensor")
+    ('1 tensor', '2,500 tensors')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def show_digest(sha256: str) -> str:
     """Return the head of a digest, enough to recognise it."""
     return f"sha256 {clean_text(sha256, 64)[:12]}"

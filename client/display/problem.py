@@ -1,5 +1,7 @@
 """Problems for a person: each fault with its place, what was expected, what came, and what to do."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -7,7 +9,7 @@ from rich.text import Text
 
 from client.errors import ProblemError
 from schemas.errors import FaultlineError
-from schemas.problem import Problem, build_problem, clean_text
+from schemas.problem import Problem, ProblemItem, build_problem, clean_text
 
 
 def print_error(console: Console, error: FaultlineError) -> None:
@@ -22,7 +24,12 @@ def print_faults(console: Console, problem: Problem) -> None:
     """Print a problem's faults, or its detail when it lists none."""
     if not problem.errors:
         console.print(Padding(Text(clean_text(problem.detail)), (0, 0, 0, 2), expand=False))
-    for item in problem.errors:
+    print_items(console, problem.errors)
+
+
+def print_items(console: Console, items: Sequence[ProblemItem]) -> None:
+    """Print faults one below the other."""
+    for item in items:
         console.print(Padding(Text(clean_text(item.what), style="bold"), (0, 0, 0, 2), expand=False))
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True, style="dim")

@@ -53,7 +53,7 @@ class ProgressView:
         if job.state == "running" and progress is not None and progress.total > 0:
             self._show(progress.phase.replace("_", " ").capitalize(), progress.done, progress.total)
         else:
-            self._show(f"Audit {job.id} is {job.state}", None, None)
+            self._show(f"{job.kind.capitalize()} {job.id} is {job.state}", None, None)
 
     def _show(self, text: str, done: int | None, total: int | None) -> None:
         text = clean_text(text, 200)

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from rich.console import Console, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from client.display.beyond import describe_flips, describe_held_out, describe_sampled
 from client.display.comparison import compare_with_random
 from client.display.figures import NOTHING, one_line, show_count, show_digest, show_metric, show_size
+from client.display.sections import build_grid, print_section
 from client.display.tables import build_ranking_table, build_sets_table
 from gate.wording import name_ball, name_limit, name_point, show_place
 from schemas.report import BreakingPoint, Finding, Flag, Ranking, Report
@@ -22,17 +21,17 @@ SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 def print_report(console: Console, report: Report) -> None:
     """Print the whole report for the console's width."""
-    _print_section(console, "Audit", [_build_header(report)])
+    print_section(console, "Audit", [_build_header(report)])
     whole = [finding for finding in report.findings if finding.scope.kind in {"model", "named"}]
     if whole:
-        _print_section(console, _name_wide_scopes(whole), [build_sets_table(whole, console)])
+        print_section(console, _name_wide_scopes(whole), [build_sets_table(whole, console)])
     _print_rankings(console, report)
-    _print_section(console, "Gradient against chance", [Text(sentence) for sentence in compare_with_random(report)])
-    _print_section(console, "Breaking points", [Text(describe_point(point)) for point in report.breaking_points])
-    _print_section(console, "Bit flips", [Text(describe_flips(flips)) for flips in report.bit_flips])
-    _print_section(console, "On samples of the data", [Text(sentence) for sentence in describe_sampled(report)])
-    _print_section(console, "On held-out examples", [Text(sentence) for sentence in describe_held_out(report)])
-    _print_section(console, "Doubts", [_draw_flag(flag) for flag in report.flags])
+    print_section(console, "Gradient against chance", [Text(sentence) for sentence in compare_with_random(report)])
+    print_section(console, "Breaking points", [Text(describe_point(point)) for point in report.breaking_points])
+    print_section(console, "Bit flips", [Text(describe_flips(flips)) for flips in report.bit_flips])
+    print_section(console, "On samples of the data", [Text(sentence) for sentence in describe_sampled(report)])
+    print_section(console, "On held-out examples", [Text(sentence) for sentence in describe_held_out(report)])
+    print_section(console, "Doubts", [draw_flag(flag) for flag in report.flags])
 
 
 def describe_point(point: BreakingPoint) -> str:
@@ -64,10 +63,7 @@ def _build_header(report: Report) -> RenderableType:
         ],
         "clean": [f"loss {clean.loss:.4g}", *metrics],
     }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        table.add_row(Text(name, style="dim"), Text(", ".join(value)))
-    return table
+    return build_grid(rows)
 
 
 def _print_rankings(console: Console, report: Report) -> None:
@@ -78,9 +74,9 @@ def _print_rankings(console: Console, report: Report) -> None:
         parts: list[RenderableType] = [build_ranking_table(column, known[:MAX_ROWS], console)]
         if len(known) > MAX_ROWS:
             parts.append(Text(f"{len(known) - MAX_ROWS} less vulnerable ones are in the JSON report", style="dim"))
-        _print_section(console, f"Most vulnerable {column}s: {_name_set(ranking)}", parts)
+        print_section(console, f"Most vulnerable {column}s: {_name_set(ranking)}", parts)
     if len(report.ranking) > MAX_RANKINGS:
-        _print_section(console, f"{len(report.ranking) - MAX_RANKINGS} more rankings are in the JSON report", [Text()])
+        print_section(console, f"{len(report.ranking) - MAX_RANKINGS} more rankings are in the JSON report", [Text()])
 
 
 def _name_wide_scopes(findings: Sequence[Finding]) -> str:
@@ -97,15 +93,8 @@ def _name_set(ranking: Ranking) -> str:
     return f"{name_ball(given.get('norm'), epsilon, str(given.get('scale')))}{few}" if isinstance(epsilon, float) else NOTHING
 
 
-def _draw_flag(flag: Flag) -> Text:
+def draw_flag(flag: Flag) -> Text:
+    """Return a doubt with what to do about it."""
     where = f" on {one_line(flag.scope)}" if flag.scope is not None else ""
     text = Text(f"{flag.severity} ", style=SEVERITY_STYLES.get(flag.severity, ""))
     return text.append_text(Text(f"{one_line(flag.code)}{where}: {one_line(flag.advice)}", style="default"))
-
-
-def _print_section(console: Console, title: str, parts: Sequence[RenderableType]) -> None:
-    if parts:
-        console.print(Text(title, style="bold"))
-        for part in parts:
-            console.print(Padding(part, (0, 0, 0, 2), expand=False))
-        console.print()

@@ -12,9 +12,30 @@ PLAN: Document = {
     "cells": 5,
     "passes": {"forward": 266, "backward": 156},
     "parts": [
-        {"work": "gradient", "count": 1, "passes": {"forward": 1, "backward": 1}, "examples": 500, "seconds": 0.04},
-        {"work": "search", "count": 5, "passes": {"forward": 165, "backward": 155}, "examples": 500, "seconds": 5.1},
-        {"work": "random_trials", "count": 5, "passes": {"forward": 100, "backward": 0}, "examples": 500, "seconds": 0.9},
+        {
+            "work": "gradient",
+            "scope": "model",
+            "count": 1,
+            "passes": {"forward": 1, "backward": 1},
+            "examples": 500,
+            "seconds": 0.04,
+        },
+        {
+            "work": "search",
+            "scope": "model",
+            "count": 5,
+            "passes": {"forward": 165, "backward": 155},
+            "examples": 500,
+            "seconds": 5.1,
+        },
+        {
+            "work": "random_trials",
+            "scope": "model",
+            "count": 5,
+            "passes": {"forward": 100, "backward": 0},
+            "examples": 500,
+            "seconds": 0.9,
+        },
     ],
     "memory": {
         "weights_bytes": 57832,

@@ -73,10 +73,27 @@ def test_an_audit_starts_its_own_service_and_up_finds_its_jobs_again(faultline: 
         assert again.stdout.rstrip("\n").encode() == (folder / "r.json").read_bytes()
         replayed = faultline("replay", "r.json", "--model", "model.pt", "--data", "data.npz", "--server", address, "--json")
         assert replayed.returncode == 0, replayed.stderr
+        check_looks(faultline, address)
         rows = json.loads(replayed.stdout)["rows"]
         assert {row["what"] for row in rows} == {"loss", "accuracy"}
         assert all(row["agrees"] for row in rows)
     assert not is_held(folder / ".faultline")
+
+
+def check_looks(faultline: Faultline, address: str) -> None:
+    """A real worker plans the audit and inspects the model; what it cannot audit ends with its problem."""
+    where = ("--server", address, "--json")
+    planned = faultline("plan", "model.pt", "--data", "data.npz", *SETS, *where)
+    assert planned.returncode == 0, planned.stderr
+    plan = json.loads(planned.stdout)
+    assert (plan["cells"], plan["coverage"]["weights_audited"], plan["subject"]["data"]["examples"]) == (3, 12, 24)
+    inspected = faultline("inspect", "model.pt", "--data", "data.npz", *where)
+    assert inspected.returncode == 0, inspected.stderr
+    assert json.loads(inspected.stdout)["parity"]["difference"] < 1e-6
+    refused = faultline("plan", "model.pt", "--data", "data.npz", "--scope", "heads=head.*", "--input", "y=inputs", *where)
+    assert refused.returncode == 2
+    places = [fault["where"] for fault in json.loads(refused.stdout)["problem"]["errors"]]
+    assert places == ["/scopes", "/data/inputs"]
 
 
 @contextlib.contextmanager

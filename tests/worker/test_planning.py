@@ -87,20 +87,22 @@ def test_every_part_of_a_request_is_counted(tmp_path: Path) -> None:
     with np.load(job.data_path) as arrays:
         np.savez(tmp_path / "held.npz", inputs=arrays["inputs"][:20], labels=arrays["labels"][:20])
     planned = plan(AuditInput(job.request, job.model_path, job.data_path, job.scratch, held_out_path=tmp_path / "held.npz"))
-    found = [(part.work, part.count, part.passes.forward, part.passes.backward, part.examples) for part in planned.parts]
+    found = [
+        (part.work, part.scope, part.count, part.passes.forward, part.passes.backward, part.examples) for part in planned.parts
+    ]
     assert found == [
-        ("gradient", 1, 1, 1, 90),
-        ("breaking_points", 3, 3 * 6, 3 * 4, 90),
-        ("search", 2, 2 * 6, 2 * 4, 90),
-        ("random_trials", 2, 2 * 3, 0, 90),
-        ("search", 8, 8 * 6, 8 * 4, 90),
-        ("random_trials", 8, 8 * 3, 0, 90),
-        ("upper_bounds", 10, 5 * 10, 0, 90),
+        ("gradient", "model", 1, 1, 1, 90),
+        ("breaking_points", "model", 3, 3 * 6, 3 * 4, 90),
+        ("search", "model", 2, 2 * 6, 2 * 4, 90),
+        ("random_trials", "model", 2, 2 * 3, 0, 90),
+        ("search", "per_tensor", 8, 8 * 6, 8 * 4, 90),
+        ("random_trials", "per_tensor", 8, 8 * 3, 0, 90),
+        ("upper_bounds", "all", 10, 5 * 10, 0, 90),
         # Five scopes of 67, 32, 8, 24 and 3 weights: no more products than dimensions, one forward and two backward passes each.
-        ("smoothness", 5, 20 + 20 + 8 + 20 + 3, 2 * 71, 90),
-        ("bit_flips", 1, 3 * 8 + 2, 2, 90),
-        ("random_flips", 1, 5, 0, 90),
-        ("held_out", 10, 1 + 10 * 2, 0, 20),
+        ("smoothness", "all", 5, 20 + 20 + 8 + 20 + 3, 2 * 71, 90),
+        ("bit_flips", "*", 1, 3 * 8 + 2, 2, 90),
+        ("random_flips", "*", 1, 5, 0, 90),
+        ("held_out", "all", 10, 1 + 10 * 2, 0, 20),
     ]
     assert planned.passes.forward == sum(part.passes.forward for part in planned.parts)
     assert planned.held_out_examples == 20
