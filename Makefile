@@ -12,7 +12,7 @@ ARGS   ?=
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity conformance optimised worst coverage flips chaos up schemas constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity opsets conformance optimised worst coverage flips chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ agree: $(VENV)/.installed-dev ## the largest difference to the plain script's nu
 
 parity: $(VENV)/.installed-dev ## how close the interpreter is on 17 architectures
 	@$(BIN)/python -m benchmarks.parity $(ARGS)
+
+opsets: $(VENV)/.installed-dev ## the same for both ONNX exporters at opset 11 to the newest (ten minutes)
+	@$(BIN)/python -m benchmarks.opsets $(ARGS)
 
 conformance: $(VENV)/.installed-dev ## which of ONNX's own node cases pass, and why the others are refused
 	@$(BIN)/python -m benchmarks.conformance $(ARGS)

@@ -29,7 +29,7 @@ from tests.architectures.comparison import (
 )
 from tests.architectures.exports import TorchScriptRoute, export_onnx, export_pt2, export_torchscript
 from tests.fusing import fuse_batch_norm
-from worker.engine.models.load import FORMATS
+from worker.engine.models.load import FORMATS, Format
 from worker.engine.models.program import Program
 
 TOLERANCE = 1e-4
@@ -66,8 +66,12 @@ def measure(architecture: Architecture, route: str, folder: Path) -> Row:
         export_pt2(architecture, model, path)
     else:
         export_torchscript(architecture, model, path, next(name for name in get_args(TorchScriptRoute) if name == route))
+    return compare(architecture, route, model, path, FORMATS[route if route in FORMATS else "torchscript"])
+
+
+def compare(architecture: Architecture, route: str, model: nn.Module, path: Path, reader: Format) -> Row:
+    """Load a file and compare it with its runtime and with the network that it was written from."""
     inputs = architecture.make_example(batch=6, seed=1)
-    reader = FORMATS[route if route in FORMATS else "torchscript"]
     try:
         program = reader.load(path)
         reference = reader.run_reference(path, inputs, 1)
@@ -100,7 +104,7 @@ def format_table(rows: Sequence[Row], routes: Sequence[str]) -> str:
     lines = [f"{'output difference / gradient error':36s}" + "".join(f"{route:>22s}" for route in routes)]
     for network in dict.fromkeys(row.network for row in rows):
         cells = [by_place[network, route] for route in routes if (network, route) in by_place]
-        lines.append(f"{network:36s}" + "".join(f"{_format_cell(row):>22s}" for row in cells))
+        lines.append(f"{network:36s}" + "".join(f"{format_cell(row):>22s}" for row in cells))
     passed = {route: sum(row.passed for row in rows if row.route == route) for route in routes}
     total = len({row.network for row in rows})
     lines.append(f"{'passed (both within 1e-4)':36s}" + "".join(f"{f'{passed[route]} of {total}':>22s}" for route in routes))
@@ -108,7 +112,8 @@ def format_table(rows: Sequence[Row], routes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _format_cell(row: Row) -> str:
+def format_cell(row: Row) -> str:
+    """Return the two figures of a row, marked where they do not pass."""
     if row.problem:
         return "not loaded"
     return f"{row.output_difference:.0e} / {row.gradient_error:.0e}" + ("" if row.passed else " !")

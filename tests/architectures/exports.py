@@ -42,7 +42,7 @@ def export_pt2(
     return path
 
 
-def export_onnx(architecture: Architecture, model: nn.Module, path: Path) -> Path:
+def export_onnx(architecture: Architecture, model: nn.Module, path: Path, opset: int | None = None) -> Path:
     """Save the network by today's default ONNX exporter, with a dynamic batch."""
     dynamic = {name: {0: torch.export.Dim.DYNAMIC} for name in architecture.inputs}
     with warnings.catch_warnings():
@@ -53,8 +53,26 @@ def export_onnx(architecture: Architecture, model: nn.Module, path: Path) -> Pat
             str(path),
             input_names=list(architecture.inputs),
             output_names=list(architecture.outputs),
+            opset_version=opset,
             dynamic_shapes=dynamic,
             external_data=False,
             verbose=False,
+        )
+    return path
+
+
+def export_onnx_traced(architecture: Architecture, model: nn.Module, path: Path, opset: int) -> Path:
+    """Save the network by the older ONNX exporter, which traces it as TorchScript, with a dynamic batch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecation and the tracer's remarks
+        torch.onnx.export(
+            model,
+            tuple(architecture.make_example().values()),
+            str(path),
+            dynamo=False,
+            opset_version=opset,
+            input_names=list(architecture.inputs),
+            output_names=list(architecture.outputs),
+            dynamic_axes={entry: {0: "batch"} for entry in architecture.inputs},
         )
     return path

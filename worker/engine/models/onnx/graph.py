@@ -1,5 +1,6 @@
 """From an ONNX graph to steps: names made unique, local functions inlined, attributes read, faults collected."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -121,6 +122,8 @@ class _GraphReader:
         context = Context(Names(dict.fromkeys(taken - {OMITTED}, 1), main=True), opsets)
         part = find_numeric_part(proto)
         self._read_initializers(proto, context, part.unread)
+        self._check_unique("function", [f"{f.domain}.{f.name}:{f.overload}" for f in self.model.functions])
+        self._check_unique("graph input", [entry.name for entry in proto.input])
         inputs = [self._read_input(entry, context) for entry in proto.input if entry.name not in context.names.known]
         self.graph.steps = self._read_nodes(part.nodes, context)
         self.graph.inputs = tuple(entry for entry in inputs if entry is not None)
@@ -135,6 +138,10 @@ class _GraphReader:
     def _complain(self, what: str, where: str, expected: str, got: str) -> None:
         advice = "check that the file was written completely and passes onnx.checker"
         self.faults.unreadable.append(Fault(what, where, expected, got, advice))
+
+    def _check_unique(self, kind: str, names: Sequence[str]) -> None:
+        for name in sorted(name for name, count in Counter(names).items() if count > 1):
+            self._complain(f"a {kind} is defined a second time", "/model", "each name once", repr(name))
 
     def _find(self, name: str, context: Context, reader: str) -> str:
         found = context.names.find(name) if is_text(name) else None

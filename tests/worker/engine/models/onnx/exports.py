@@ -2,15 +2,13 @@
 
 import functools
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from tests.architectures import ARCHITECTURES
-from tests.architectures.exports import export_onnx
+from tests.architectures.exports import export_onnx, export_onnx_traced
 from tests.fusing import fuse_batch_norm
 from worker.engine.models.onnx import load_onnx
 from worker.engine.models.program import Program
@@ -55,16 +53,5 @@ def export(route: str, name: str) -> Export:
     if route == "default":
         export_onnx(architecture, model, path)
     else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own deprecation and the tracer's remarks
-            torch.onnx.export(
-                model,
-                tuple(architecture.make_example().values()),
-                str(path),
-                dynamo=False,
-                opset_version=LEGACY_OPSET,
-                input_names=list(architecture.inputs),
-                output_names=list(architecture.outputs),
-                dynamic_axes={entry: {0: "batch"} for entry in architecture.inputs},
-            )
+        export_onnx_traced(architecture, model, path, LEGACY_OPSET)
     return Export(model, path, load_onnx(path), architecture.make_example(batch=6, seed=3))

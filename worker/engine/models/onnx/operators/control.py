@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from schemas.errors import Fault, ModelRefused
 from worker.engine.models.onnx.registry import Family, Node
 
 operator = Family("control flow")
+
+MAX_TURNS = 50_000
+"""An audit runs a model thousands of times: a loop longer than this is endless for it."""
 
 Runner = Callable[..., tuple[Any, ...]]
 
@@ -44,6 +48,9 @@ def loop(
     count = None if limit is None else int(limit)
     turn = 0
     while going and (count is None or turn < count):
+        if turn == MAX_TURNS:
+            advice = "unroll the loop, or give it a limit"
+            raise ModelRefused(Fault("a Loop does not end", "/model", f"at most {MAX_TURNS} turns", "more", advice))
         again, *results = runners[0](torch.tensor(turn), torch.tensor(going), *state)
         state, row = results[:carried], tuple(results[carried:])
         rows.append(row)

@@ -1,5 +1,7 @@
 """Tensors made from numbers, and random ones."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,16 @@ from worker.engine.models.onnx.registry import Family, Node
 operator = Family("creation")
 
 
+MAX_ELEMENTS = 2**31
+"""What is made from a few numbers has no more elements: a file of some bytes must not ask for all memory."""
+
+
+def _check_size(count: float) -> None:
+    if count > MAX_ELEMENTS:
+        message = f"{count:.3g} elements are asked for, at most {MAX_ELEMENTS} are made"
+        raise ValueError(message)
+
+
 def _read_fill(node: Node) -> dict[str, Tensor]:
     return {"value": node.attributes.get("value", torch.zeros(1)).reshape(())}
 
@@ -16,13 +28,17 @@ def _read_fill(node: Node) -> dict[str, Tensor]:
 @operator("ConstantOfShape", since=9, sizes=(0,), prepare=_read_fill)
 def constant_of_shape(sizes: Tensor, *, value: Tensor) -> Tensor:
     """One value in every place, on the device of the value."""
-    return value.expand(read_ints(sizes)).contiguous()
+    shape = read_ints(sizes)
+    _check_size(math.prod(shape))
+    return value.expand(shape).contiguous()
 
 
 @operator("Range", since=11, sizes=(0, 1, 2))
 def number_range(start: Tensor, limit: Tensor, step: Tensor, *, stash_type: torch.dtype = torch.float32) -> Tensor:
     """Numbers from start to limit (not included) by a step."""
-    return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype, device=start.device)
+    first, last, by = start.item(), limit.item(), step.item()
+    _check_size((last - first) / by)
+    return torch.arange(first, last, by, dtype=start.dtype, device=start.device)
 
 
 @operator("EyeLike", since=9)
