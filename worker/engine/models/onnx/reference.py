@@ -11,7 +11,7 @@ from google.protobuf.message import EncodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor
 
-from schemas.errors import Fault, ModelRefused
+from schemas.errors import Fault, ModelRefused, ModelUnreadable
 from worker.engine.models.onnx.widened import read_widened
 
 ERRORS = (
@@ -69,8 +69,11 @@ def run_reference(path: Path, inputs: Mapping[str, Tensor], threads: int) -> dic
 def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except ERRORS:
-        widened = read_widened(path)
+    except ERRORS as error:
+        try:
+            widened = read_widened(path)
+        except ModelUnreadable:
+            raise error from None  # what the runtime says of the file, not what this attempt met
         if widened is None:
             raise
     return onnxruntime.InferenceSession(widened.SerializeToString(), options, providers=["CPUExecutionProvider"])
