@@ -132,6 +132,11 @@ def convert(
     return self.to(device=device, dtype=wanted, copy=bool(copy))
 
 
+def copy_values(self: Tensor, src: Tensor, non_blocking: Any = None) -> Tensor:
+    """aten::copy, which has no derivative: what `self` would hold after `self.copy_(src)`."""
+    return src.to(device=self.device, dtype=self.dtype).expand(self.shape)
+
+
 def interpolate(
     tensor: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None, *more: Any
 ) -> Tensor:

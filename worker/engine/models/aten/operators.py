@@ -16,7 +16,7 @@ from worker.engine.models.aten.allowlist import (
     strip_in_place,
 )
 from worker.engine.models.aten.attention import native_multi_head_attention, transformer_encoder_layer
-from worker.engine.models.aten.builtins import BUILTINS, DTYPES, IN_PLACE_BUILTINS
+from worker.engine.models.aten.builtins import BUILTINS, DTYPES, IN_PLACE_BUILTINS, copy_values
 
 DEVICE = "program_device"
 """The name under which every step finds the device that the program is on."""
@@ -27,6 +27,7 @@ KEYWORD_BUILTINS = frozenset({"aten::tensor", "aten::as_tensor", "aten::to"})
 REPLACED: dict[str, Callable[..., Any]] = {
     "_native_multi_head_attention": native_multi_head_attention,
     "_transformer_encoder_layer_fwd": transformer_encoder_layer,
+    "copy": copy_values,
 }
 """Tensor operators without a backward, and what computes the same with one."""
 
