@@ -17,7 +17,7 @@ from worker.engine.models.split import Boundary, SplitProgram
 from worker.engine.objective import Objective
 from worker.engine.scopes import Layout
 from worker.engine.shortage import is_out_of_memory
-from worker.engine.tally import Outcome, Tally
+from worker.engine.tally import Outcome, Tally, find_outcomes
 
 SHARED_BYTES = 512 * 2**20
 """Clean activations kept for all scopes, over the batches from the first on that fit."""
@@ -128,7 +128,7 @@ class Evaluator:
                 with torch.inference_mode():
                     for parameters, tally in zip(corrupted, tallies, strict=True):
                         tally.add(self.session.objective.select_output(run(boundary, parameters)), batch[1])
-            return [tally.outcome() for tally in tallies]
+            return find_outcomes(tallies)
 
         return self.session.run(measure)
 
@@ -166,7 +166,7 @@ class Evaluator:
                     tally.add(output, batch[1])
                     if output.requires_grad:
                         (compute(output, batch[1]).sum() / self._labels).backward()
-            return [tally.outcome() for tally in tallies]
+            return find_outcomes(tallies)
 
         return self.session.run(differentiate)
 

@@ -1,6 +1,7 @@
 """Tally: losses and metrics over batches, added in float64 and in order, without a device sync per batch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,15 +47,16 @@ class Tally:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._buffer: list[tuple[Tensor, Tensor]] = []
-        self._labels = 0
+        self.waiting = 0
+        """Labels in the buffer."""
         self._sums: Tensor | None = None
         self._tops = sorted({TOP[name] for name in objective.metrics if name in TOP})
 
     def add(self, output: Tensor, target: Tensor) -> None:
         """Take one batch of outputs."""
         self._buffer.append((output.detach(), target))
-        self._labels += target.numel()
-        if self._labels >= LABELS_PER_FLUSH:
+        self.waiting += target.numel()
+        if self.waiting >= LABELS_PER_FLUSH:
             self._flush()
 
     def outcome(self) -> Outcome:
@@ -70,20 +72,53 @@ class Tally:
         metrics = {name: _derive_metric(name, loss, shares) for name in self._objective.metrics}
         return Outcome(loss=loss, metrics=metrics, non_finite=int(non_finite))
 
-    def _flush(self) -> None:
+    def take_buffer(self) -> tuple[Tensor, Tensor]:
+        """Return the outputs and targets that are not summed yet, and forget them."""
         output = torch.cat([output for output, _ in self._buffer])
         target = torch.cat([target for _, target in self._buffer])
-        self._buffer, self._labels = [], 0
-        sums = torch.stack(self._sum_labels(output, target))
+        self._buffer, self.waiting = [], 0
+        return output, target
+
+    def _flush(self) -> None:
+        output, target = self.take_buffer()
+        [sums] = self.sum_labels(output[None], target)
+        self.add_sums(sums)
+
+    def add_sums(self, sums: Tensor) -> None:
+        """Take what `sum_labels` gave for some outputs."""
         self._sums = sums if self._sums is None else self._sums + sums
 
-    def _sum_labels(self, output: Tensor, target: Tensor) -> list[Tensor]:
+    def sum_labels(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Return, for each of several outputs [V, N, ...] of the same examples, the sums that an outcome is made of [V, ...]."""
+        variants = len(outputs)
+        output, target = outputs.flatten(0, 1), target.repeat(variants, *[1] * (target.ndim - 1))
         losses = self._objective.compute_losses(output, target)
         counted = self._objective.find_counted(target)
         finite = _find_finite(output) & torch.isfinite(losses.view(len(losses), -1)).all(1)
         judged = counted & finite.view(-1, *[1] * (losses.ndim - 1))
-        sums = [losses.sum(dtype=torch.float64), counted.sum().double(), (~finite).sum().double()]
-        return sums + [(self._objective.find_right(output, target, top) & judged).sum().double() for top in self._tops]
+        sums = [losses, counted, ~finite, *(self._find_correct(output, target, top) & judged for top in self._tops)]
+        return torch.stack([value.view(variants, -1).sum(1, dtype=torch.float64) for value in sums], 1)
+
+    def _find_correct(self, output: Tensor, target: Tensor, top: int) -> Tensor:
+        if not self._objective.has_classes:
+            return (output > 0) == (target > 0.5)
+        labels = self._objective.find_labels(target)
+        if top == 1:
+            return output.argmax(-1) == labels
+        best = output.topk(min(top, output.shape[-1]), -1).indices
+        return (best == labels.unsqueeze(-1)).any(-1)
+
+
+def find_outcomes(tallies: Sequence[Tally]) -> list[Outcome]:
+    """Return the outcome of each of some tallies of the same examples: what is left in their buffers is summed together."""
+    together = max(1, LABELS_PER_FLUSH // max([1, *(tally.waiting for tally in tallies)]))
+    for start in range(0, len(tallies), together):
+        chosen = [tally for tally in tallies[start : start + together] if tally.waiting]
+        if chosen:
+            outputs, targets = zip(*(tally.take_buffer() for tally in chosen), strict=True)
+            for tally, sums in zip(chosen, chosen[0].sum_labels(torch.stack(outputs), targets[0]), strict=True):
+                tally.add_sums(sums)
+    return [tally.outcome() for tally in tallies]
 
 
 def _find_finite(output: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.oracles import mean_cross_entropy
 from tests.worker.engine.programs import build_mlp, build_program, build_session, make_step
@@ -12,7 +13,7 @@ from worker.engine.gradient import compute_gradient
 from worker.engine.models.program import Step
 from worker.engine.objective import Objective
 from worker.engine.session import Evaluator, Session
-from worker.engine.tally import Tally, compute_drop
+from worker.engine.tally import LABELS_PER_FLUSH, Tally, compute_drop, find_outcomes
 
 
 def corrupt_and_run(session: Session, names: list[str], corruption: torch.Tensor) -> torch.Tensor:
@@ -135,6 +136,28 @@ def test_a_non_finite_example_is_counted_and_wrong() -> None:
     outcome = tally.outcome()
     assert (outcome.loss, outcome.non_finite) == (None, 2)
     assert outcome.metrics["accuracy"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("examples", [3, LABELS_PER_FLUSH // 3, LABELS_PER_FLUSH + 5])
+def test_outcomes_found_together_are_those_found_alone(examples: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs = [torch.randn(examples, 4, generator=generator) for _ in range(5)]
+    outputs[1][1, 2] = float("inf")
+    target = torch.randint(4, (examples,), generator=generator)
+    target[0] = -100
+    objective = Objective(metrics=("accuracy", "top_5"))
+
+    def fill(output: Tensor) -> Tally:
+        tally = Tally(objective)
+        for part in (slice(0, 2), slice(2, None)):
+            tally.add(output[part], target[part])
+        return tally
+
+    together, alone = find_outcomes([fill(output) for output in outputs]), [fill(output).outcome() for output in outputs]
+    assert [entry.metrics for entry in together] == [entry.metrics for entry in alone]
+    assert [entry.non_finite for entry in together] == [0, 1, 0, 0, 0]
+    for found, expected in zip(together, alone, strict=True):
+        assert found.loss == (None if expected.loss is None else pytest.approx(expected.loss, rel=1e-12))
 
 
 @pytest.mark.parametrize(("loss", "metric"), [("mse", "mse"), ("bce_with_logits", "accuracy")])

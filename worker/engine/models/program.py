@@ -191,7 +191,7 @@ class Program:
         for spec in self.inputs:
             value = filled.get(spec.name)
             environment[spec.name] = value.clone() if copied and isinstance(value, Tensor) else value
-        run_steps(self.steps, environment, find_last_uses(self.steps, self.outputs))
+        run_steps(self.steps, environment, self._drops)
         return cut_batch({name: environment[name] for name in self.outputs}, self.batch, count_examples(inputs))
 
     @property
@@ -199,7 +199,11 @@ class Program:
         """How the file stores those weights that it does not store as floats of their own type."""
         return {**self.halves, **self.grids}
 
-    @property
+    @cached_property
+    def _drops(self) -> tuple[tuple[str, ...], ...]:
+        return find_last_uses(self.steps, self.outputs)
+
+    @cached_property
     def mutates(self) -> bool:
         """Whether any step writes into one of its inputs."""
         return any(step.mutates for step in walk_steps(self.steps))

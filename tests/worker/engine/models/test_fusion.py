@@ -268,3 +268,37 @@ def test_gelu_in_every_order_of_its_factors(kind: str, last: int) -> None:
 
 def test_numbers_that_are_not_those_of_gelu_are_left_alone() -> None:
     check_fused(build_gelu("erf", 2, half=0.51), {})
+
+
+def take(value: Tensor, start: Tensor, end: Tensor, axis: Tensor) -> Tensor:
+    return value.narrow(int(axis), int(start), int(end) - int(start))
+
+
+def squeeze(value: Tensor, axis: Tensor) -> Tensor:
+    return value.squeeze(int(axis))
+
+
+@pytest.mark.parametrize(("start", "end", "axis", "squeezed", "expected"), [(2, 3, 1, 1, {"select": 1}), (0, 6, 1, 1, {})])
+def test_one_entry_along_an_axis(start: int, end: int, axis: int, squeezed: int, expected: dict[str, int]) -> None:
+    steps = [
+        make_step("Mul", torch.mul, ("x", "w"), "v"),
+        make_step("Slice", take, ("v", "start", "end", "axis"), "cut"),
+        make_step("Squeeze", squeeze, ("cut", "squeezed"), "y"),
+    ]
+    program = build_program({"w": torch.linspace(0.5, 2, 6)}, steps, ("y",), (None, 6, 6))
+    numbers = {"start": start, "end": end, "axis": axis, "squeezed": squeezed}
+    program.constants.update({name: torch.tensor([number]) for name, number in numbers.items()})
+    check_fused(program, expected)
+
+
+@pytest.mark.parametrize(("flat", "shape", "expected"), [([-1, 3, 6], [4, 2, 6, 3], 1), ([-1, 6, 3], [4, 2, 6, 3], 0)])
+def test_the_last_two_axes_change_places(flat: list[int], shape: list[int], expected: int) -> None:
+    steps = [
+        make_step("Mul", torch.mul, ("x", "w"), "v"),
+        make_step("Reshape", lambda value, sizes: value.reshape(sizes.tolist()), ("v", "flat"), "flattened"),
+        Step("turned", "Transpose", lambda value, perm: value.permute(perm), ("flattened",), ("turned",), {"perm": (0, 2, 1)}),
+        make_step("Reshape", lambda value, sizes: value.reshape(sizes.tolist()), ("turned", "shape"), "y"),
+    ]
+    program = build_program({"w": torch.linspace(0.5, 2, 6)}, steps, ("y",), (None, 6, 6))
+    program.constants.update({"flat": torch.tensor(flat), "shape": torch.tensor(shape)})
+    check_fused(program, {"transpose": 1} if expected else {})

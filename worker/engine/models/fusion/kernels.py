@@ -1,7 +1,7 @@
 """What is fused: how files spell out attention, layer normalisation, GELU and products with a bias, and the kernel for each."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +46,38 @@ def _near(number: float) -> Number:
 
 
 X = Value("x")
+
+# How ONNX files take one entry along an axis, and swap the last two axes of [B, heads, T, D].
+
+ENTRY = (_make("squeeze", _make("slice", X, Number("start"), Number("end"), Number("axis")), Number("squeezed")),)
+SWAPPED = (
+    _make(
+        "reshape",
+        _make("transpose", _make("reshape", X, Value("flat")), test=lambda attributes: attributes.get("perm") == (0, 2, 1)),
+        Value("shape"),
+    ),
+)
+
+
+def _choose_entry(match: Match, known: Known) -> Kernel | None:
+    start, end, axis, squeezed = (int(match.numbers[name]) for name in ("start", "end", "axis", "squeezed"))
+    fits = end == start + 1 and start >= 0 and axis == squeezed
+    return Kernel(torch.select, (match.values["x"],), {"dim": axis, "index": start}) if fits else None
+
+
+def swap_last(x: Tensor, *, sizes: Sequence[int]) -> Tensor:
+    """Return x in these sizes, its last two axes swapped: a view where x has them already."""
+    return x.reshape(sizes).transpose(-1, -2)
+
+
+def _choose_swapped(match: Match, known: Known) -> Kernel | None:
+    flat, shape = (known.constants.get(match.values[name]) for name in ("flat", "shape"))
+    if not isinstance(flat, Tensor) or not isinstance(shape, Tensor) or flat.numel() != 3 or shape.numel() < 3:
+        return None
+    sizes, last = shape.tolist(), flat.tolist()[1:]
+    fits = last == sizes[:-3:-1] and min(sizes) > 0
+    return Kernel(swap_last, (match.values["x"],), {"sizes": [*sizes[:-2], *last]}) if fits else None
+
 
 # x W + b.
 
@@ -193,6 +225,8 @@ def _choose_attention(match: Match, known: Known) -> Kernel | None:
 
 
 FUSIONS = (
+    Fusion("select", ENTRY, _choose_entry),
+    Fusion("transpose", SWAPPED, _choose_swapped),
     Fusion("layer_norm", LAYER_NORM, _choose_layer_norm),
     Fusion("gelu", (*_gate(ERF), *_gate(TANH)), _choose_gelu),
     Fusion("attend", ATTENTION, _choose_attention),
