@@ -15,7 +15,7 @@ def is_proved(policy: Policy, report: Report) -> bool:
 
 
 def _keeps(condition: Condition, report: Report) -> bool:
-    if condition.require.breaking_point_at_least is not None:
+    if condition.require.breaking_point_at_least is not None or condition.where.bit_flips is not None:
         return False
     findings = find_findings(report, condition.where)
     bounds = [_find_bound(finding, condition.require, report.clean) for finding in findings]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gate.breaking_points import judge_point
 from gate.findings import judge_finding
+from gate.flips import judge_flips
 from gate.judgement import Judgement, State
 from gate.matching import find_breaking_points, find_findings, find_kinds
 from gate.waivers import ActiveWaivers
@@ -55,6 +56,8 @@ def _settle(judgement: Judgement, undecided: str) -> Judgement:
 
 
 def _judge_matches(condition: Condition, report: Report, confidence: float) -> list[Judgement]:
+    if condition.where.bit_flips is not None:
+        return judge_flips(report, condition.where, condition.require)
     threshold = condition.require.breaking_point_at_least
     if threshold is not None:
         kinds = find_kinds(report)
@@ -101,7 +104,8 @@ def _name(waivers: Sequence[Waiver]) -> str:
 def _build_no_match(condition: Condition) -> ConditionVerdict:
     asked = condition.where.model_dump(mode="json", exclude_none=True)
     where = ", ".join(f"{name} {value}" for name, value in asked.items()) or "anything"
-    what = "breaking point" if condition.require.breaking_point_at_least is not None else "finding"
+    searched = "finding" if condition.where.bit_flips is None else "search"
+    what = "breaking point" if condition.require.breaking_point_at_least is not None else searched
     return ConditionVerdict(
         id=condition.id,
         outcome="inconclusive",

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from gate.wording import add_article, show_pair
 from schemas.policy import Require
 from schemas.report import Clean, Finding
 
@@ -26,6 +27,12 @@ class Demand(NamedTuple):
     def compute_excess(self, observed: float) -> float:
         """Return how far the figure is beyond the limit; negative when it is within."""
         return self.threshold - observed if self.from_below else observed - self.threshold
+
+    def describe(self, observed: float) -> str:
+        """Return the figure and the limit in words, with as many digits as it takes to tell them apart."""
+        seen, limit = show_pair(observed, self.threshold)
+        bound = f"at least {limit} is required" if self.from_below else f"the limit is {limit}"
+        return f"{add_article(self.figure)} of {seen}; {bound}"
 
     def find_worst(self, figures: Iterable[float | None]) -> float | None:
         """Return the figure nearest to or furthest beyond the limit; None without any."""

@@ -3,9 +3,9 @@
 import math
 
 from gate.beyond import Seen, judge_limits, read_held_out, read_sampled
-from gate.damage import Demand, describe_non_finite, find_observed, read_demand
+from gate.damage import describe_non_finite, find_observed, read_demand
 from gate.judgement import Judgement, State
-from gate.wording import add_article, name_cell, show_number, show_pair
+from gate.wording import name_cell, show_number
 from schemas.policy import Require
 from schemas.report import Finding, Report
 
@@ -42,12 +42,12 @@ def _judge_exact(finding: Finding, require: Require, report: Report) -> Judgemen
         return _judge(finding, "undecided", None, math.inf, message)
     badness = demand.compute_excess(observed)
     if demand.is_exceeded(observed):
-        message = f"a corruption of {cell} was found that gives {_compare(demand, observed)}. {ADVICE}"
+        message = f"a corruption of {cell} was found that gives {demand.describe(observed)}. {ADVICE}"
         return _judge(finding, "exceeded", observed, badness, message)
     doubt = find_doubt(finding, report)
     if doubt is not None:
         return _judge(finding, "undecided", observed, badness, f"the search on {cell} is incomplete: {doubt}")
-    message = f"the worst corruption found of {cell} gives {_compare(demand, observed)}."
+    message = f"the worst corruption found of {cell} gives {demand.describe(observed)}."
     return _judge(finding, "holds", observed, badness, message)
 
 
@@ -84,9 +84,3 @@ def find_doubt(finding: Finding, report: Report) -> str | None:
 
 def _judge(finding: Finding, state: State, observed: float | None, badness: float, message: str) -> Judgement:
     return Judgement(state, frozenset({finding.scope.kind}), finding.scope.name, finding.id, observed, badness, message)
-
-
-def _compare(demand: Demand, observed: float) -> str:
-    seen, limit = show_pair(observed, demand.threshold)
-    bound = f"at least {limit} is required" if demand.from_below else f"the limit is {limit}"
-    return f"{add_article(demand.figure)} of {seen}; {bound}"

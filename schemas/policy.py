@@ -37,13 +37,29 @@ class Requires(Input):
 
 
 class Where(Input):
-    """Which findings a condition reads: fields of scope and set; `scope` is a kind or a glob on the scope's name."""
+    """Which findings a condition reads: fields of scope and set; `scope` is a kind or a glob on the scope's name.
+
+    bit_flips: reads what at most so many flips do instead, of the request's entry with this `match` if one is named.
+    """
 
     scope: Text | None = None
     norm: Norm | None = None
     epsilon: PositiveFloat | None = None
     max_corrupted: Annotated[int, Field(ge=1)] | None = None
     scale: Scale | None = None
+    bit_flips: Annotated[int, Field(ge=1)] | None = None
+    match: Text | None = None
+
+    @model_validator(mode="after")
+    def _check_flips(self) -> Self:
+        cells = [name for name in ("scope", "norm", "epsilon", "max_corrupted", "scale") if getattr(self, name) is not None]
+        if self.bit_flips is not None and cells:
+            message = f"bit flips have no {', '.join(cells)}; name their weights with match"
+            raise ValueError(message)
+        if self.bit_flips is None and self.match is not None:
+            message = "match names the weights of bit flips; it needs bit_flips, the number of flips"
+            raise ValueError(message)
+        return self
 
 
 class Demand(Input):
@@ -106,6 +122,9 @@ class Condition(Input):
         along = self.require.along
         if self.require.breaking_point_at_least is not None and getattr(self.where, along) is not None:
             message = f"breaking_point_at_least is itself a value of {along}; leave {along} out of where"
+            raise ValueError(message)
+        if self.require.breaking_point_at_least is not None and self.where.bit_flips is not None:
+            message = "bit flips have no breaking point; demand a loss change or a metric"
             raise ValueError(message)
         return self
 

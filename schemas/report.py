@@ -210,13 +210,21 @@ class BitFlip(Output):
     new: float | None
 
 
+class FlipMetric(Output):
+    """A metric under the flips that are worst for it; `flips` is null where they are those of the loss."""
+
+    value: float | None
+    drop: float | None
+    flips: tuple[BitFlip, ...] | None = None
+
+
 class FlipDamage(Output):
     """The worst found with at most `count` flips: applied and measured on all of the data."""
 
     count: int
     loss_change: float | None
     non_finite: NonFinite | None
-    metrics: dict[str, FirstOrderMetric]
+    metrics: dict[str, FlipMetric]
     flips: tuple[BitFlip, ...]
 
 
@@ -232,7 +240,10 @@ class RandomFlips(Output):
 
 
 class BitFlips(Output):
-    """What flips of stored bits do to the weights that match. bits: how many there are; non_finite_flips: those to NaN or Inf."""
+    """What flips of stored bits do to the weights that match.
+
+    bits: how many single flips of the kinds asked for there are; non_finite_flips: those of them to NaN or Inf, left out.
+    """
 
     match: str
     kind: Literal["lower_bound", "estimate"]

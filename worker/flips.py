@@ -5,10 +5,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, cast
 
-from schemas.report import BitFlip, BitFlips, FirstOrderMetric, FlipDamage, NonFinite, Passes, RandomFlips, RandomMetric
+import torch
+
+from schemas.report import BitFlip, BitFlips, FlipDamage, FlipMetric, NonFinite, Passes, RandomFlips, RandomMetric
 from schemas.request import BitFlipRequest
 from worker.context import AuditContext
-from worker.engine.bits import FlipResult, FlipSettings, draw_random_flips, search_bit_flips
+from worker.engine.bits import FlipResult, FlipSettings, FoundFlips, draw_random_flips, search_bit_flips
 from worker.engine.models.stored import Flip
 from worker.engine.session import Evaluator
 from worker.engine.tally import Outcome, compute_drop
@@ -23,12 +25,12 @@ def measure_bit_flips(context: AuditContext) -> tuple[BitFlips, ...]:
 
 
 def _measure(context: AuditContext, asked: BitFlipRequest, names: tuple[str, ...]) -> BitFlips:
-    grids, settings = (
-        context.session.program.storage,
-        FlipSettings(kinds=frozenset(asked.kinds)) if asked.kinds else FlipSettings(),
-    )
-    evaluator, clean = Evaluator(context.session, names), context.clean
-    found = search_bit_flips(evaluator, grids, context.gradient.flatten(names), clean, asked.counts, settings)
+    settings = FlipSettings(kinds=frozenset(asked.kinds)) if asked.kinds else FlipSettings()
+    grids, evaluator, clean = context.session.program.storage, Evaluator(context.session, names), context.clean
+    gradient = context.gradient.flatten(names)
+    if context.gradient.is_zero(names):
+        gradient = torch.zeros_like(gradient)
+    found = search_bit_flips(evaluator, grids, gradient, clean, asked.counts, settings)
     seed, most = context.settings.seed, max(asked.counts)
     drawn = draw_random_flips(evaluator, grids, most, asked.random_trials, seed, settings)
     last = found.results[-1]
@@ -51,15 +53,15 @@ def _show_result(context: AuditContext, result: FlipResult) -> FlipDamage:
         count=result.count,
         loss_change=None if worst.outcome.loss is None else worst.outcome.loss - clean.loss,
         non_finite=NonFinite(examples=worst.outcome.non_finite) if worst.outcome.non_finite else None,
-        metrics={
-            name: FirstOrderMetric(
-                value=result.worst[name].outcome.metrics[name],
-                drop=compute_drop(name, value, result.worst[name].outcome.metrics[name]),
-            )
-            for name, value in clean.metrics.items()
-        },
+        metrics={name: _show_drop(name, value, result.worst[name], worst) for name, value in clean.metrics.items()},
         flips=tuple(_show_flip(flip) for flip in worst.flips),
     )
+
+
+def _show_drop(name: str, clean: float, found: FoundFlips, worst: FoundFlips) -> FlipMetric:
+    value = found.outcome.metrics[name]
+    own = None if found.flips == worst.flips else tuple(_show_flip(flip) for flip in found.flips)
+    return FlipMetric(value=value, drop=compute_drop(name, clean, value), flips=own)
 
 
 def _show_flip(flip: Flip) -> BitFlip:

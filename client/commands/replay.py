@@ -34,7 +34,7 @@ NEEDED = ("torch", "onnx", "onnxruntime")
 @click.argument("report_path", metavar="REPORT", type=READABLE)
 @click.option("--model", type=READABLE, required=True, help="The audited model file.")
 @click.option("--data", type=READABLE, required=True, help="The data file or folder of the audit.")
-@click.option("--finding", "wanted", multiple=True, metavar="ID", help="Only this finding; may be repeated.")
+@click.option("--finding", "wanted", multiple=True, metavar="ID", help="Only this finding, no bit flips; may be repeated.")
 @click.option(
     "--counterexample",
     "given",
@@ -55,7 +55,7 @@ def replay(
     server: str | None,
     data_dir: Path | None,
 ) -> ExitCode:
-    """Apply the corruptions that REPORT keeps to the model and compare what they do with what the report says."""
+    """Apply the corruptions and bit flips that REPORT keeps to the model and compare what they do with what the report says."""
     check_installed("replay", *NEEDED)
     report, data = load_report(report_path).report, find_file(data)
     _check_subject(report, model, data)
@@ -70,7 +70,7 @@ def replay(
                     view.tell(f"Fetching the counterexample of {finding}")
                     connected.client.download(digests[finding], files[finding])
         view.tell("Measuring again")
-        rows = _measure(report_path, model, data, files)
+        rows = _measure(report_path, model, data, files, with_flips=not wanted and bool(report.bit_flips))
         view.close()
     agrees = all(row["agrees"] for row in rows)
     code = ExitCode.SUCCESS if agrees else ExitCode.GATE_FAILED
@@ -95,7 +95,7 @@ def choose_counterexamples(report: Report, wanted: Sequence[str]) -> dict[str, s
     faults = [
         Fault(f"the report keeps no counterexample of {finding}", "--finding", expected, finding, advice) for finding in absent
     ]
-    if not kept:
+    if not kept and not faults and not report.bit_flips:
         faults = [
             Fault(
                 "the report keeps no counterexamples", "REPORT", expected, "none", "Audit again with fewer weights or findings."
@@ -150,9 +150,10 @@ def _check_subject(report: Report, model: Path, data: Path) -> None:
         raise BadUsage(*faults)
 
 
-def _measure(report_path: Path, model: Path, data: Path, files: dict[str, Path]) -> list[dict[str, Any]]:
+def _measure(report_path: Path, model: Path, data: Path, files: dict[str, Path], *, with_flips: bool) -> list[dict[str, Any]]:
     """Run the worker's replay in a process of its own; models are opened nowhere else."""
     named = [part for finding, path in files.items() for part in ("--counterexample", f"{finding}={path}")]
+    named += ["--flips"] if with_flips else []
     command = build_command("worker.replay", "--report", str(report_path), "--model", str(model), "--data", str(data), *named)
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=build_environment(), check=False)
     try:

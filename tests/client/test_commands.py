@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from client.errors import ExitCode
+from client.commands.replay import choose_counterexamples
+from client.errors import BadUsage, ExitCode
 from schemas.base import compute_sha256
+from schemas.report import BitFlips, Report
 from tests.client.conftest import Inside
 from tests.gate.reports import build_document
+from tests.gate.test_flips import build_flips
 
 AUDIT = ("audit", "model.onnx", "--data", "data.npz")
 
@@ -158,6 +161,18 @@ def replay_report(folder: Path, *kept: str) -> None:
 
 
 REPLAY = ("replay", "report.json", "--model", "model.onnx", "--data", "data.npz")
+
+
+def test_bit_flips_are_replayed_from_the_report_alone(folder: Path) -> None:
+    replay_report(folder)
+    document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report = Report.model_validate(document)
+    with pytest.raises(BadUsage, match="keeps no counterexamples"):
+        choose_counterexamples(report, ())
+    flipped = report.model_copy(update={"bit_flips": (BitFlips.model_validate(build_flips()),)})
+    assert choose_counterexamples(flipped, ()) == {}
+    with pytest.raises(BadUsage, match="f-0001"):
+        choose_counterexamples(flipped, ("f-0001",))
 
 
 @pytest.mark.parametrize(

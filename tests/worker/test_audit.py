@@ -86,6 +86,28 @@ def test_replay_of_every_counterexample_agrees_bit_for_bit(tmp_path: Path) -> No
     assert all(row["reported"] == row["remeasured"] for row in rows)
 
 
+def test_replay_flips_the_bits_that_the_report_names(tmp_path: Path) -> None:
+    flips = [{"counts": [1, 3], "kinds": ["sign", "mantissa"], "random_trials": 0}]
+    job = write_job(tmp_path, bit_flips=flips, scopes=["model"])
+    measured = run(job)
+    report = assemble_report(job.request, DIGEST_OF_REQUEST, measured, job.model_path.stat().st_size, {})
+    paths = ["--report", str(tmp_path / "report.json"), "--model", str(job.model_path), "--data", str(job.data_path)]
+    command = [sys.executable, "-m", "worker.replay", *paths, "--flips"]
+    document = json.loads(canonical_bytes(report))
+    outcomes = []
+    for change in (0.0, 0.01):
+        document["bit_flips"][0]["results"][1]["loss_change"] += change
+        (tmp_path / "report.json").write_text(json.dumps(document))
+        outcomes.append(subprocess.run(command, capture_output=True, text=True, check=False))
+    rows = [json.loads(line) for line in outcomes[0].stdout.splitlines()]
+    assert [done.returncode for done in outcomes] == [0, 1], outcomes[0].stderr
+    assert [(row["finding"], row["what"]) for row in rows] == [
+        (name, what) for name in ("flips-1-1", "flips-1-3") for what in ("loss", "accuracy")
+    ]
+    assert rows[0]["reported"] == report.bit_flips[0].results[0].loss_change == pytest.approx(rows[0]["remeasured"], rel=1e-5)
+    assert rows[3]["remeasured"] == report.bit_flips[0].results[1].metrics["accuracy"].value
+
+
 DIGEST_OF_REQUEST = "1" * 64
 
 

@@ -72,7 +72,9 @@ def test_scaled_sets_and_roundings_are_audited(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", ["label_free", "kl_to_clean"])
 def test_without_labels_the_model_is_compared_with_itself(loss: str, tmp_path: Path) -> None:
-    job = write_job(tmp_path, objective={"loss": loss}, sets=[{"norm": 2, "epsilon": [3.0]}], search={"budget_passes": 40})
+    flips = [{"counts": [2], "kinds": ["sign", "mantissa"]}]
+    sets = [{"norm": 2, "epsilon": [3.0]}]
+    job = write_job(tmp_path, objective={"loss": loss}, sets=sets, bit_flips=flips, search={"budget_passes": 40})
     with np.load(job.data_path) as file:
         inputs = file["inputs"]
     np.savez(job.data_path, inputs=inputs)
@@ -86,6 +88,10 @@ def test_without_labels_the_model_is_compared_with_itself(loss: str, tmp_path: P
     whole = next(finding for finding in measured.findings if finding.scope.kind == "model")
     assert (whole.measured.loss_change or 0.0) > 0.1
     assert (whole.measured.metrics["accuracy"].drop or 0.0) > 0.05
+    # Its gradient is zero at the clean weights, and flips do damage all the same.
+    [found] = measured.bit_flips
+    assert (found.results[0].loss_change or 0.0) > 0.1
+    assert len(found.results[0].flips) == 2
     if loss == "kl_to_clean":
         assert whole.predicted.loss_change == 0.0
         assert "zero_gradient" in {flag.code for flag in measured.flags}
@@ -150,7 +156,7 @@ def test_bit_flips_are_searched_beside_random_ones_and_can_be_applied(tmp_path: 
     job = write_job(tmp_path, scopes=["model"], bit_flips=asked)
     measured = run(job)
     chosen, everything = measured.bit_flips
-    assert (chosen.weights, chosen.bits, everything.weights) == (56, 56 * 32, 67)
+    assert (chosen.weights, chosen.bits, everything.weights) == (56, 56 * 24, 67)
     assert [damage.count for damage in chosen.results] == [1, 3]
     few, more = chosen.results
     assert chosen.random is not None

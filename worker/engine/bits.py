@@ -41,7 +41,7 @@ class FlipResult:
 class FlipSearch:
     """results: one per count asked for, rising. bits: how many flips there are; non_finite: how many of them make NaN or Inf.
 
-    stop_reason: budget (all flips spent), converged (stop_when held), non_finite or zero_gradient.
+    stop_reason: budget (all flips spent), converged (stop_when held, or no flip is left) or non_finite.
     """
 
     results: tuple[FlipResult, ...]
@@ -65,15 +65,18 @@ def rank_flips(
     r"""Return (tensor, index, bit) of the flips with the largest g_i Delta_{i,b}, the best bit of each weight, largest first.
 
     Delta_{i,b} = (value of weight i with bit b flipped) - (its value). Equal ones in order of tensor and index. `done` are
-    flips that are taken already.
+    flips that are taken already. Where the whole gradient is zero it ranks nothing, and |Delta_{i,b}| does: damage that starts
+    in the second order grows with its square.
     Kind: estimate; exact to first order on grids. Source: method section 6.
     """
+    is_flat = not any(bool(slope.any()) for slope in gradient.values())
     names: list[str] = []
     scores, indices, bits = [], [], []
     for name, entry in stored.items():
         if not entry.codes.numel():
             continue
-        best, chosen = _score(entry, gradient[name].reshape(-1), settings, [flip for flip in done if flip.tensor == name])
+        slope = None if is_flat else gradient[name].reshape(-1).double()
+        best, chosen = _score(entry, slope, settings, [flip for flip in done if flip.tensor == name])
         top = find_top(best, settings.candidates)
         names += [name] * len(top)
         scores.append(best[top])
@@ -84,16 +87,19 @@ def rank_flips(
     return [(names[entry], int(index[entry]), int(bit[entry])) for entry in order]
 
 
-def _score(entry: Stored, gradient: Tensor, settings: FlipSettings, done: Sequence[Flip]) -> tuple[Tensor, Tensor]:
-    """Return, for each weight [k], the largest g Delta over its bits, in float64, and the bit."""
-    slope, old = gradient.double(), entry.values.reshape(-1).double()
-    best, chosen = torch.full_like(slope, -math.inf), torch.zeros_like(slope, dtype=torch.int64)
-    made_non_finite = torch.where(slope != 0, math.inf, 0.0) if settings.non_finite else torch.full_like(slope, -math.inf)
+def _score(entry: Stored, slope: Tensor | None, settings: FlipSettings, done: Sequence[Flip]) -> tuple[Tensor, Tensor]:
+    """Return, for each weight [k], the largest g Delta over its bits, or |Delta| without a slope g, in float64, and the bit."""
+    old = entry.values.reshape(-1).double()
+    best, chosen = torch.full_like(old, -math.inf), torch.zeros_like(old, dtype=torch.int64)
+    made_non_finite = torch.full_like(old, math.inf if settings.non_finite else -math.inf)
+    if slope is not None and settings.non_finite:
+        made_non_finite = torch.where(slope != 0, math.inf, 0.0)
     for bit in range(entry.bits):
         if entry.name_kind(bit) not in settings.kinds:
             continue
         new = entry.decode(entry.flip_everywhere(bit)).reshape(-1).double()
-        score = torch.where(new.isfinite(), slope * (new - old), made_non_finite)
+        gain = (new - old).abs() if slope is None else slope * (new - old)
+        score = torch.where(new.isfinite(), gain, made_non_finite)
         score[[flip.index for flip in done if flip.bit == bit]] = -math.inf
         better = score > best
         best, chosen = torch.where(better, score, best), torch.where(better, bit, chosen)
@@ -128,8 +134,6 @@ class _Search:
 
     def step(self, gradient: Mapping[str, Tensor]) -> str | None:
         """Measure the best flips by first order and take the worst; return why the search ends, or None."""
-        if not any(bool(slope.any()) for slope in gradient.values()):
-            return "zero_gradient"
         flipped = [
             self.stored[name].flip(name, index, bit)
             for name, index, bit in rank_flips(self.stored, gradient, self.settings, self.state.flips)
@@ -191,10 +195,11 @@ def search_bit_flips(
         For each count the worst found for the loss and for each metric.
     """
     stored = read_stored(evaluator.session.program.weights, grids, evaluator.layout.names)
-    total, non_finite = count_flips(stored)
+    settings = settings or FlipSettings()
+    total, non_finite = count_flips(stored, settings.kinds)
     start = FoundFlips(Outcome(clean.loss, {**clean.metrics}, 0), ())
     worst = dict.fromkeys(("loss", *clean.metrics), start)
-    search = _Search(evaluator, clean, settings or FlipSettings(), stored, start, worst)
+    search = _Search(evaluator, clean, settings, stored, start, worst)
     slopes: Mapping[str, Tensor] = evaluator.layout.split(gradient)
     results: list[FlipResult] = []
     reason = None

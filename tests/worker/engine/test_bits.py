@@ -17,7 +17,8 @@ from worker.engine.data.files import DataFile
 from worker.engine.gradient import compute_gradient
 from worker.engine.models.program import Grid, Program
 from worker.engine.models.stored import Flip, apply_flips, count_flips, read_stored
-from worker.engine.opening import Source, open_session
+from worker.engine.objective import Objective
+from worker.engine.opening import Source, label_by_model, open_session
 from worker.engine.record import Clean
 from worker.engine.session import Evaluator, Session
 
@@ -236,7 +237,7 @@ def test_flips_that_make_nan_or_inf_are_counted_and_left_out_unless_asked_for() 
     session = build_session(program)
     made = [not math.isfinite(new) for *_, new in list_single_flips(program)]
 
-    assert count_flips(read_stored(program.weights, {}, program.weights)) == (len(made), sum(made))
+    assert count_flips(read_stored(program.weights, {}, program.weights), FlipSettings().kinds) == (len(made), sum(made))
     assert sum(made) >= 6
     kept, asked = search(session, [3]), search(session, [3], FlipSettings(non_finite=True))
     assert kept.non_finite == asked.non_finite == sum(made)
@@ -246,13 +247,40 @@ def test_flips_that_make_nan_or_inf_are_counted_and_left_out_unless_asked_for() 
     assert asked.results[0].worst["loss"].outcome.non_finite > 0
 
 
-def test_a_scope_without_gradient_is_left_as_it_is() -> None:
+def test_only_flips_of_the_kinds_asked_for_are_counted() -> None:
+    program = build_mlp((3, 5, 4), seed=1)
+    program.weights["layer0.weight"][:2] = 1.5
+    weights = sum(weight.numel() for weight in program.weights.values())
+    stored = read_stored(program.weights, {}, program.weights)
+    assert count_flips(stored, {"sign"}) == (weights, 0)
+    assert count_flips(stored, {"mantissa"}) == (23 * weights, 0)
+    assert count_flips(stored, {"exponent"}) == (8 * weights, count_flips(stored, FlipSettings().kinds)[1])
+
+
+def test_where_the_gradient_is_zero_the_largest_changes_are_tried() -> None:
+    # The divergence from the clean model is smallest at the clean weights: no gradient there, and damage all around.
+    program = build_mlp((3, 6, 4), seed=1)
+    session = label_by_model(build_session(program, objective=Objective("kl_to_clean")))
+    evaluator, _, clean = begin(session)
+    flat = torch.zeros(evaluator.layout.size)
+
+    found = search_bit_flips(evaluator, {}, flat, clean, [1, 2], NO_EXPONENT)
+
+    one, two = (result.worst["loss"] for result in found.results)
+    assert (one.outcome.loss or 0.0) > 0
+    assert (two.outcome.loss or 0.0) >= (one.outcome.loss or 0.0)
+    changes = [abs(new - old) for _, _, bit, old, new in list_single_flips(program) if bit == 31 or bit < 23]
+    tried = abs(one.flips[0].new - one.flips[0].old)
+    assert tried >= sorted(changes)[-FlipSettings().candidates]
+
+
+def test_a_scope_that_the_loss_does_not_see_has_nothing_to_report() -> None:
     steps = [make_step("mul", torch.mul, ("x", "dead"), "a"), make_step("mul", lambda a, b: a + 0 * b, ("x", "a"), "y")]
     session = build_session(build_program({"dead": torch.ones(3)}, steps, ("y",)), classes=3)
 
-    found = search(session, [2])
+    found = search(session, [2], NO_EXPONENT)
 
-    assert found.stop_reason == "zero_gradient"
+    assert found.stop_reason == "budget"
     assert found.results[0].worst["loss"].flips == ()
 
 

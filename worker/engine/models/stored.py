@@ -1,6 +1,6 @@
 """Weights as the file stores them, bit by bit: fp16, bf16, fp32, fp64, and integers on a grid."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -107,9 +107,8 @@ def apply_flips(weights: Mapping[str, Tensor], grids: Mapping[str, Storage], fli
     return {name: entry.values for name, entry in stored.items()}
 
 
-def count_flips(stored: Mapping[str, Stored]) -> tuple[int, int]:
-    """Return how many single flips there are, and how many of them make NaN or Inf."""
-    total = sum(entry.codes.numel() * entry.bits for entry in stored.values())
-    floats = [entry for entry in stored.values() if entry.grid is None]
-    made = [(~entry.decode(entry.flip_everywhere(bit)).isfinite()).sum() for entry in floats for bit in range(entry.bits)]
-    return total, sum(int(number) for number in made)
+def count_flips(stored: Mapping[str, Stored], kinds: Container[str]) -> tuple[int, int]:
+    """Return how many single flips of these kinds there are, and how many of them make NaN or Inf."""
+    allowed = [(entry, bit) for entry in stored.values() for bit in range(entry.bits) if entry.name_kind(bit) in kinds]
+    made = [(~entry.decode(entry.flip_everywhere(bit)).isfinite()).sum() for entry, bit in allowed if entry.grid is None]
+    return sum(entry.codes.numel() for entry, _ in allowed), sum(int(number) for number in made)
