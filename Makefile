@@ -12,7 +12,7 @@ ARGS   ?=
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity opsets conformance optimised worst coverage flips chaos up schemas constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity opsets conformance optimised worst coverage precision flips chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ worst: $(VENV)/.installed-dev ## the search against dense search and many restar
 
 coverage: $(VENV)/.installed-dev ## how often confidence limits hold on real data
 	@$(BIN)/python -m benchmarks.coverage $(ARGS)
+
+precision: $(VENV)/.installed-dev ## how many examples precision mode measures, and how often it errs
+	@$(BIN)/python -m benchmarks.precision $(ARGS)
 
 flips: $(VENV)/.installed-dev ## searched bit flips of an int8 network beside random ones
 	@$(BIN)/python -m benchmarks.bit_flips $(ARGS)
