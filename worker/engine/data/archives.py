@@ -4,9 +4,9 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from typing import NoReturn
 
 from schemas.errors import DataUnreadable, Fault
 from worker.engine.data.regions import Region, refuse_data
@@ -21,11 +21,70 @@ DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplem
 
 @dataclass(frozen=True)
 class Member:
-    """A plain file of an archive. find: checks its bytes and returns them as a region, unpacked to scratch when compressed."""
+    """A plain file of an archive.
 
+    packed_size: the bytes that it takes there. header: bytes from `offset` on to its content; None where a zip's local header
+    says. deflated: the content is compressed. checksum: its CRC-32, in zip archives.
+    """
+
+    archive: Region
     name: str
     size: int
-    find_region: Callable[[Spool], Region]
+    packed_size: int
+    offset: int
+    header: int | None = 0
+    deflated: bool = False
+    checksum: int | None = None
+
+    def find_region(self, spool: Spool) -> Region:
+        """Return the content as a region, once it is checked; what is compressed is unpacked to scratch."""
+        if self.deflated:
+            return spool.write_file(self._walk(), self.name)
+        if self.checksum is not None:
+            for _ in self._walk():
+                pass
+        return self._find_packed()
+
+    def read(self, most_bytes: int) -> bytes:
+        """Return the content, once it is checked; DataUnreadable when it is larger than `most_bytes`."""
+        if self.size > most_bytes:
+            refuse_data("a member is too large", f"at most {most_bytes} bytes", f"{self.size} bytes", where=f"/data/{self.name}")
+        return b"".join(self._walk())
+
+    def _walk(self) -> Iterator[bytes]:
+        """Yield the content in chunks; what it says of its size and checksum must be true."""
+        inflater, size, checksum = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
+        try:
+            with self._find_packed().open() as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    while chunk:
+                        content = inflater.decompress(chunk, CHUNK_BYTES) if self.deflated else chunk
+                        chunk = inflater.unconsumed_tail
+                        size, checksum = size + len(content), zlib.crc32(content, checksum)
+                        if size > self.size:
+                            break
+                        yield content
+        except zlib.error as error:
+            self._refuse(f"{error}")
+        if size != self.size:
+            self._refuse(f"another size than the {self.size} bytes that are stated")
+        if self.checksum not in {None, checksum}:
+            self._refuse(f"checksum {checksum:08x} instead of {self.checksum:08x}")
+
+    def _find_packed(self) -> Region:
+        skipped = self.header
+        if skipped is None:
+            header = self.archive.within(self.offset, LOCAL_HEADER_BYTES, self.name).read()
+            if header[:4] != b"PK\x03\x04":
+                self._refuse("no local header")
+            # Name and extra field have lengths of their own there.
+            skipped = LOCAL_HEADER_BYTES + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        return self.archive.within(self.offset + skipped, self.packed_size, self.name)
+
+    def _refuse(self, got: str) -> NoReturn:
+        refuse_data(
+            f"member {self.name!r} of the archive is damaged", "what the archive says of it", got, where=f"/data/{self.name}"
+        )
 
 
 def list_members(region: Region, start: bytes) -> list[Member]:
@@ -81,8 +140,8 @@ def _list_tar(region: Region) -> tuple[list[Member], list[Fault]]:
             if not entry.isreg() or entry.issparse():
                 faults.append(Fault("a member is no plain file", f"/data/{name}", "files and folders, no links", ARCHIVE_ADVICE))
                 continue
-            found = region.within(entry.offset_data, entry.size, name)
-            members.append(Member(name, entry.size, partial(_keep, found)))
+            region.within(entry.offset_data, entry.size, name)  # a member that is cut off is refused at once
+            members.append(Member(region, name, entry.size, entry.size, entry.offset_data))
     return members, faults
 
 
@@ -104,49 +163,15 @@ def _list_zip(region: Region) -> tuple[list[Member], list[Fault]]:
         elif entry.compress_type == zipfile.ZIP_STORED and entry.file_size != entry.compress_size:
             faults.append(Fault("a member's sizes disagree", where, f"{entry.compress_size} bytes", f"{entry.file_size} bytes"))
         else:
-            members.append(_open_entry(region, entry))
+            members.append(_describe(region, entry))
     return members, faults
 
 
-def _keep(region: Region, spool: Spool) -> Region:
-    return region
-
-
-def _open_entry(region: Region, entry: zipfile.ZipInfo) -> Member:
-    stored = entry.compress_type == zipfile.ZIP_STORED
-    find = partial(_check_stored, _find_stored(region, entry), entry.CRC) if stored else partial(_unpack, region, entry)
-    return Member(entry.orig_filename, entry.file_size, find)
-
-
-def _find_stored(region: Region, entry: zipfile.ZipInfo) -> Region:
-    """Return where an uncompressed entry's bytes are: behind its local header, which has name and extra field of its own."""
-    header = region.within(entry.header_offset, LOCAL_HEADER_BYTES, entry.orig_filename).read()
-    if header[:4] != b"PK\x03\x04":
-        refuse_data(f"member {entry.orig_filename!r} is damaged", "a local header", header[:4].hex())
-    skipped = LOCAL_HEADER_BYTES + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-    return region.within(entry.header_offset + skipped, entry.file_size, entry.orig_filename)
-
-
-def _check_stored(region: Region, expected: int, spool: Spool) -> Region:
-    checksum = 0
-    with region.open() as file:
-        while chunk := file.read(CHUNK_BYTES):
-            checksum = zlib.crc32(chunk, checksum)
-    if checksum != expected:
-        refuse_data(f"member {region.name!r} is damaged", f"checksum {expected:08x}", f"{checksum:08x}")
-    return region
-
-
-def _unpack(region: Region, entry: zipfile.ZipInfo, spool: Spool) -> Region:
-    name = entry.orig_filename
-    try:
-        with region.open() as file, zipfile.ZipFile(file) as archive, archive.open(entry) as packed:
-            found = spool.copy(packed, entry.file_size, name)
-    except DAMAGED as error:
-        refuse_data(f"member {name!r} is damaged", got=f"{type(error).__name__}: {error}")
-    if found.size != entry.file_size:
-        refuse_data(f"member {name!r} is damaged", f"{entry.file_size} bytes", f"{found.size} bytes")
-    return found
+def _describe(region: Region, entry: zipfile.ZipInfo) -> Member:
+    deflated = entry.compress_type == zipfile.ZIP_DEFLATED
+    return Member(
+        region, entry.orig_filename, entry.file_size, entry.compress_size, entry.header_offset, None, deflated, entry.CRC
+    )
 
 
 def walk_suffixes(members: list[Member]) -> Iterator[str]:

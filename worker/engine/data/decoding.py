@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from worker.engine.data.files import Conversion
+from worker.engine.data.pictures import Pictures, decode_pictures
 from worker.engine.data.regions import refuse_data
 from worker.engine.data.rows import Finish, Rows
 from worker.engine.data.spool import Spool, Writer
@@ -24,7 +25,7 @@ class Column:
     """An array to be made of columns of a file.
 
     joined: several columns of numbers that form one vector. dtype: what numbers without a type become; None: whole numbers
-    where all are, else float32.
+    where all are, else float32. pictures: how encoded pictures become numbers; None for other columns.
     """
 
     names: tuple[str, ...]
@@ -32,6 +33,7 @@ class Column:
     conversion: Conversion
     dtype: torch.dtype | None
     classes: tuple[str, ...] = ()
+    pictures: Pictures | None = None
 
     @property
     def name(self) -> str:
@@ -42,18 +44,35 @@ class Column:
 def decode_columns(table: Table, columns: Mapping[str, Column], spool: Spool) -> dict[str, Rows]:
     """Return the rows of some columns of a table, read once from its start to its end."""
     problems = Problems()
-    classes = {name: column.classes or table.classes for name, column in columns.items()}
-    decoders = {
-        name: Decoder(replace(column, classes=classes[name]), spool, problems, untyped=table.untyped)
-        for name, column in columns.items()
-    }
+    fitted = {name: _fit_column(column, table) for name, column in columns.items()}
+    decoders = {name: Decoder(column, spool, problems, untyped=table.untyped) for name, column in fitted.items()}
     names = tuple(dict.fromkeys(name for column in columns.values() for name in column.names))
-    words = frozenset(column.name for name, column in columns.items() if classes[name])
+    words = frozenset(column.name for column in fitted.values() if column.classes)
     for block in table.read_blocks(names, words):
         for decoder in decoders.values():
             decoder.take(block)
     problems.raise_any()
     return {name: decoder.finish() for name, decoder in decoders.items()}
+
+
+def _fit_column(column: Column, table: Table) -> Column:
+    """Return the column with its classes, and with a way to decode its pictures only where it has some."""
+    if column.name not in table.pictures:
+        return replace(column, classes=column.classes or table.classes, pictures=None)
+    conversion = column.conversion
+    if column.pictures is None:
+        refuse_data(
+            f"column {column.name!r} holds pictures, and nothing says how they become numbers",
+            "data.preprocess with resize, crop, mean and std",
+            "nothing",
+            "give what the model was trained with; {} for pictures of one size, scaled to [0, 1]",
+            "/data/preprocess",
+        )
+    if conversion != Conversion(dtype=conversion.dtype):
+        refuse_data(
+            f"data.convert changes the pictures of {column.name!r}", "dtype only", "more", "use data.preprocess", "/data/convert"
+        )
+    return column
 
 
 class Decoder:
@@ -62,7 +81,7 @@ class Decoder:
     def __init__(self, column: Column, spool: Spool, problems: Problems, *, untyped: bool) -> None:
         self._column = column
         self._problems = problems
-        self._untyped = untyped
+        self._untyped = untyped and column.pictures is None
         self._writer = Writer(spool, column.name)
         self._row = 0
         self._whole = True
@@ -71,15 +90,25 @@ class Decoder:
     def take(self, block: Mapping[str, Values]) -> None:
         """Convert and append some rows; what does not fit is noted."""
         parts = [block[name] for name in self._column.names]
-        values = self._join(parts) if self._column.joined else self._pad(self._number_classes(parts[0]))
+        values = self._decode(parts[0]) if self._column.pictures else self._shape(parts)
         if isinstance(values, np.ndarray) and not self._problems.count:
             self._append(self._type(values) if self._untyped else values)
         self._row += len(parts[0])
+
+    def _decode(self, contents: Values) -> Values:
+        pictures = self._column.pictures or Pictures()
+        found = decode_pictures(list(contents), pictures, self._row, self._column.name, self._problems)
+        return [] if found is None else found
+
+    def _shape(self, parts: Sequence[Values]) -> Values:
+        return self._join(parts) if self._column.joined else self._pad(self._number_classes(parts[0]))
 
     def finish(self) -> Rows:
         """Return all rows."""
         conversion = self._column.conversion
         finish = conversion.finish
+        if self._column.pictures:
+            finish = self._column.pictures.make_finish(conversion.dtype)
         if self._untyped and self._wanted is None:
             finish = replace(finish, dtype=torch.int64 if self._whole else torch.float32)
         elif self._untyped and conversion.dtype is None:
@@ -167,8 +196,9 @@ def check_finish(finish: Finish, row: tuple[int, ...], name: str) -> Finish:
     if math.prod(shape) != math.prod(row):
         got = f"{list(row)} to {list(shape)}"
         refuse_data(f"the rows of {name!r} do not have the declared shape", "as many values", got, "correct data.convert")
+    channels = (shape or (1,))[-1 if finish.channels_last else 0]
     for numbers in (finish.mean, finish.std):
-        if len(numbers) > 1 and (not shape or shape[0] != len(numbers)):
-            expected = f"one number, or {shape[0] if shape else 1} for rows of shape {list(shape)}"
+        if len(numbers) not in {0, 1, channels}:
+            expected = f"one number, or {channels} for rows of shape {list(shape)}"
             refuse_data(f"mean and std of {name!r} do not fit", expected, str(len(numbers)), "give one number per channel")
     return finish

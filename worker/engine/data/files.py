@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from worker.engine.data.choosing import Named
+from worker.engine.data.pictures import Pictures
 from worker.engine.data.rows import Finish
 
 
@@ -38,8 +39,8 @@ class DataFile:
     """A data file and how it is read.
 
     columns: model input -> column. target: the labels, by name or position. classes: the names of the classes, in the model's
-    order. conversions: by model input, and for the labels under the name of their column. scratch: where decoded rows go that
-    do not fit into memory.
+    order. conversions: by model input, and for the labels under the name of their column. pictures: how encoded ones become
+    arrays. scratch: where decoded rows go that do not fit into memory.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class DataFile:
     format: str = "auto"
     classes: tuple[str, ...] = ()
     conversions: tuple[tuple[str, Conversion], ...] = ()
+    pictures: Pictures | None = None
     scratch: Path | None = None
 
 

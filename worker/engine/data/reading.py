@@ -9,11 +9,14 @@ from worker.engine.data.choosing import Chosen, choose_columns
 from worker.engine.data.dataset import Dataset
 from worker.engine.data.decoding import Column, check_finish, decode_columns
 from worker.engine.data.files import Conversion, DataFile, Wanted
-from worker.engine.data.formats import open_table
+from worker.engine.data.folders import open_archive
+from worker.engine.data.formats import OPEN, find_format
+from worker.engine.data.regions import Region, refuse_data
 from worker.engine.data.rows import Rows, StoredRows
 from worker.engine.data.spool import Spool
 from worker.engine.data.tables import Table
 
+MAGIC_BYTES = 512
 LABELS = "labels of the loss"
 """Stands for the labels among the inputs; no input of a model has such a name."""
 
@@ -45,6 +48,21 @@ def load_data(file: DataFile, wanted: Wanted) -> Dataset:
     return Dataset(rows, torch.arange(count) if found is None else found)
 
 
+def open_table(file: DataFile, spool: Spool) -> Table:
+    """Return the open data file; DataUnreadable when it is damaged or not of its format."""
+    region = Region.of(file.path)
+    start = region.read(MAGIC_BYTES)
+    if not start:
+        refuse_data("the data file is empty", "a data file", "0 bytes")
+    found = find_format(start, region.size)
+    if found == "archive":
+        return open_archive(region, start, file, spool)
+    chosen = found if file.format == "auto" else file.format
+    if chosen not in OPEN:
+        refuse_data(f"the file is no {file.format} data", f"a tar or zip archive for format {file.format}", f"a {found} file")
+    return OPEN[chosen](region, spool)
+
+
 def _plan_columns(file: DataFile, wanted: Wanted, chosen: Mapping[str, Chosen], labels: str | None) -> dict[str, Column]:
     conversions = dict(file.conversions)
     strangers = [name for name in conversions if name not in chosen and name != labels]
@@ -59,13 +77,13 @@ def _plan_columns(file: DataFile, wanted: Wanted, chosen: Mapping[str, Chosen], 
         )
     plain = Conversion()
     columns = {
-        name: Column(found.names, found.joined, conversions.get(name, plain), wanted.inputs[name])
+        name: Column(found.names, found.joined, conversions.get(name, plain), wanted.inputs[name], pictures=file.pictures)
         for name, found in chosen.items()
     }
     if labels is not None:
-        columns[LABELS] = Column(
-            (labels,), joined=False, conversion=conversions.get(labels, plain), dtype=wanted.label_dtype, classes=file.classes
-        )
+        conversion = conversions.get(labels, plain)
+        masks = None if file.pictures is None else file.pictures.for_masks()
+        columns[LABELS] = Column((labels,), False, conversion, wanted.label_dtype, file.classes, masks)  # noqa: FBT003 - one column
     return columns
 
 

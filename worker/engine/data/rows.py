@@ -25,9 +25,10 @@ class Finish:
     scale: float | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    channels_last: bool = False
 
     def apply(self, values: Tensor) -> Tensor:
-        """Return the finished rows [n, ...]; mean and std run along the first axis of a row, the channels.
+        """Return the finished rows [n, ...]; mean and std run along the channels, a row's first axis unless they come last.
 
         >>> Finish(scale=0.5, mean=(1.0,), std=(2.0,)).apply(torch.tensor([[[6], [10]]]))
         tensor([[[1.],
@@ -40,7 +41,9 @@ class Finish:
         if self.scale is not None:
             values = values.to(torch.float32) * self.scale
         if self.mean or self.std:
-            values = (values.to(torch.float32) - _spread(self.mean or (0.0,), values)) / _spread(self.std or (1.0,), values)
+            values = (values.to(torch.float32) - self._spread(self.mean or (0.0,), values)) / self._spread(
+                self.std or (1.0,), values
+            )
         return values if self.dtype is None else values.to(self.dtype)
 
     def find_dtype(self, stored: torch.dtype) -> torch.dtype:
@@ -49,10 +52,10 @@ class Finish:
             torch.zeros(0, 1, dtype=stored) if self.shape is None else torch.zeros(0, *self.shape, dtype=stored)
         ).dtype
 
-
-def _spread(numbers: Sequence[float], values: Tensor) -> Tensor:
-    """Return one number per channel, shaped to meet rows [n, channels, ...]."""
-    return torch.tensor(numbers, dtype=torch.float32).view(-1, *[1] * (values.ndim - 2))
+    def _spread(self, numbers: Sequence[float], values: Tensor) -> Tensor:
+        """Return one number per channel, shaped to meet the rows."""
+        spread = torch.tensor(numbers, dtype=torch.float32)
+        return spread if self.channels_last else spread.view(-1, *[1] * (values.ndim - 2))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -48,14 +48,12 @@ class Spool:
         """Return room that was taken."""
         self._room += size_bytes
 
-    def copy(self, source: IO[bytes], size: int, name: str) -> Region:
-        """Return `size` bytes of a stream, such as a compressed member of an archive, as a file of the scratch folder."""
+    def write_file(self, chunks: Iterable[bytes], name: str) -> Region:
+        """Return a file of the scratch folder with this content, such as a compressed member of an archive."""
         path = self.name_file()
-        with path.open("wb", buffering=0) as target:
-            written = 0
-            while written < size and (chunk := source.read(min(CHUNK_BYTES, size - written))):
-                written += self.write(target, chunk)
-        return Region(path, 0, written, name)
+        with path.open("wb", buffering=0) as file:
+            size = sum(self.write(file, chunk) for chunk in chunks)
+        return Region(path, 0, size, name)
 
     def name_file(self) -> Path:
         """Return the path of a new scratch file."""
