@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -56,6 +56,19 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ArtifactUri = Annotated[str, Field(pattern=r"^artifact:sha256:[0-9a-f]{64}$")]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+Name = Annotated[str, Field(min_length=1, max_length=512)]
+
+ValueT = TypeVar("ValueT")
+
+
+def check_unique(values: tuple[ValueT, ...]) -> tuple[ValueT, ...]:
+    """Return the values; ValueError when one stands twice."""
+    if len(set(values)) != len(values):
+        message = "lists a value twice"
+        raise ValueError(message)
+    return values
 
 
 def canonical_bytes(value: BaseModel | dict[str, Any] | list[Any]) -> bytes:

@@ -3,9 +3,10 @@
 from typing import Literal
 
 from schemas.base import SCHEMA_VERSION, Input, Output
+from schemas.data import DataReference
 from schemas.problem import ProblemItem
 from schemas.report import ModelFormat
-from schemas.request import DataReference, ModelReference
+from schemas.request import ModelReference
 
 Role = Literal["weight", "integer", "running_statistic", "not_a_weight"]
 

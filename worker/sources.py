@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from schemas.request import ArrayConversion, DataReference, Preprocess
+from schemas.data import ArrayConversion, DataReference, Preprocess
 from worker.engine.data.files import Conversion, DataFile
 from worker.engine.data.pictures import Pictures
 from worker.engine.objective import Objective

@@ -10,13 +10,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from schemas.data import DataReference
 from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job, JobPage
 from schemas.plan import Plan
 from schemas.policy import Policy
 from schemas.problem import Problem
 from schemas.report import Report
-from schemas.request import AuditRequest, DataReference, ModelReference
+from schemas.request import AuditRequest, ModelReference
 from schemas.verdict import Verdict
 from tests.project.tree import ROOT
 

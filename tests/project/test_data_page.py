@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from client.packing import find_file
-from schemas.request import DataReference
+from schemas.data import DataReference
 from tests.project.tree import ROOT
 from worker.engine.data.files import Wanted
 from worker.engine.data.reading import load_data
