@@ -2,8 +2,9 @@
 
     python -m benchmarks.opsets [--networks NAME ...] [--exporters NAME ...] [--opsets N ...]
 
-One row per network and exporter. What an exporter cannot write (it fails, or writes another opset than it was asked for) is
-printed apart. Exit code 1 if a file that was written does not pass.
+One row per network and exporter. What an exporter cannot write (it fails, writes another opset than it was asked
+for, or a file that ONNX's checker or ONNX Runtime refuses) is printed apart. Exit code 1 if a file that was written does not
+pass.
 """
 
 import argparse
@@ -16,16 +17,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import onnx
+import onnx.checker
 from torch import nn
 
 from benchmarks.parity import Row, compare, format_cell
+from schemas.errors import ModelRefused
 from tests.architectures import ARCHITECTURES, Architecture, make_distinct
 from tests.architectures.exports import export_onnx, export_onnx_traced
 from tests.fusing import fuse_batch_norm
 from worker.engine.models.load import FORMATS
+from worker.engine.models.onnx import run_reference
 
-OPSETS = (11, 13, 17, 18, 20, 21, 23, 26)
-"""Those that exporters of the last years wrote by default or users ask for; the last is the newest that PyTorch writes."""
+OPSETS = (11, 13, 17, 18, 20, 21, 23, 25)
+"""Defaults of the last years and what users ask for; the last is the newest that PyTorch writes every network in."""
 EXPORTERS: dict[str, Callable[[Architecture, nn.Module, Path, int], Path]] = {
     "default": export_onnx,
     "traced": export_onnx_traced,
@@ -49,10 +53,18 @@ def write(architecture: Architecture, model: nn.Module, path: Path, exporter: st
     except Exception as error:
         message = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
         raise NotWrittenError(message) from error
-    written = {entry.domain: entry.version for entry in onnx.load(path, load_external_data=False).opset_import}[""]
-    if written != opset:
-        message = f"it writes opset {written} instead"
+    written = onnx.load(path)
+    version = {entry.domain: entry.version for entry in written.opset_import}[""]
+    if version != opset:
+        message = f"it writes opset {version} instead"
         raise NotWrittenError(message)
+    try:
+        onnx.checker.check_model(written)
+        run_reference(path, architecture.make_example(batch=6, seed=1), threads=1)
+    except (onnx.checker.ValidationError, ModelRefused) as error:
+        got = error.faults[0].got if isinstance(error, ModelRefused) else str(error)
+        message = f"ONNX's checker or runtime refuses what it writes: {got.strip().splitlines()[0][:120]}"
+        raise NotWrittenError(message) from error
 
 
 @contextlib.contextmanager

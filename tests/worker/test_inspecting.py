@@ -82,7 +82,8 @@ def test_unsupported_operators_are_listed_with_what_could_be_audited(tmp_path: P
 
     found = inspect(write_model(tmp_path / "m.onnx", "Bend", "Bend", change=add_a_branch))
     assert [(item.what, item.got) for item in found.unsupported] == [
-        ("operator acme.Bend (opset 1) is not supported", "acme.Bend in 2 nodes")
+        ("operator acme.Bend (opset 1) is not supported", "acme.Bend in 2 nodes"),
+        ("9 of 24 weights reach an output without these operators", "37.5%"),
     ]
     assert all(item.advice for item in found.unsupported)
     assert found.coverage.weights_total == 12 + 3 + 9

@@ -74,6 +74,7 @@ def test_model_data_and_request_are_refused_in_one_answer(tmp_path: Path) -> Non
     assert [(fault.what, fault.where) for fault in error.faults] == [
         ("operator acme.Bend (opset 1) is not supported", "nodes odd0, odd1"),
         ("operator acme.Twist (opset 1) is not supported", "nodes odd2"),
+        ("0 of 15 weights reach an output without these operators", "/model"),
         ("scope 'heads' with pattern 'head.*' matches no weight", "/scopes"),
         ("breaking point scope 'body' matches no weight", "/scopes"),
         ("bit_flips pattern 'tail.*' matches no weight", "/scopes"),

@@ -14,6 +14,16 @@ MAX_FAULTS = 200
 
 KNOWN_DOMAINS = {"", "ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}
 
+ATEN = "export again without operator_export_type ONNX_ATEN"
+ADVICE = {
+    "com.microsoft": "audit the file from before ONNX Runtime's graph optimisation or quantisation "
+    "(write it with graph_optimization_level ORT_DISABLE_ALL)",
+    "ai.onnx.contrib": "take the steps of onnxruntime-extensions, before and after the network, out of the model",
+    "org.pytorch.aten": f"{ATEN}_FALLBACK, or audit the TorchScript or torch.export form",
+    "aten": f"{ATEN}, or audit the TorchScript or torch.export form",
+}
+"""By domain, what to do about operators that are not in the table."""
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -55,6 +65,17 @@ class Faults:
         return tuple(_describe(entry, nodes) for entry, nodes in list(self.missing.items())[:MAX_FAULTS])
 
 
+def describe_reach(reached: int, total: int) -> Fault:
+    """Return what share of the weights reaches an output by operators of the table alone."""
+    return Fault(
+        what=f"{reached} of {total} weights reach an output without these operators",
+        where="/model",
+        expected="all weights",
+        got=f"{reached / max(total, 1):.1%}",
+        advice="mend the operators above; or cut the model behind them, take what they compute as inputs, and audit what is left",
+    )
+
+
 def _describe(missing: Missing, nodes: Sequence[str]) -> Fault:
     title = f"{missing.domain}.{missing.operator}" if missing.domain else missing.operator
     shown = ", ".join(nodes[:NAMED_NODES]) + (", ..." if len(nodes) > NAMED_NODES else "")
@@ -71,10 +92,10 @@ def _describe(missing: Missing, nodes: Sequence[str]) -> Fault:
 def _advise(missing: Missing) -> str:
     if (missing.domain, missing.operator) in REFUSED:
         return REFUSED[missing.domain, missing.operator][1]
+    if missing.domain in ADVICE:
+        return ADVICE[missing.domain]
     if missing.domain not in KNOWN_DOMAINS:
         return f"the domain {missing.domain!r} is not ONNX's: include the operator as a local function or export without it"
-    if missing.domain == "com.microsoft":
-        return "audit the model before ONNX Runtime's graph optimisation or quantisation"
     if missing.domain == "" and missing.opset < OLDEST_OPSET:
         return f"export the model again at opset {OLDEST_OPSET} to {NEWEST_OPSET}"
-    return "replace the operator in the model, export at another opset, or audit the TorchScript form"
+    return "replace the operator in the model, export at another opset, or audit the TorchScript or torch.export form"

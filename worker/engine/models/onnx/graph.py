@@ -170,7 +170,10 @@ class _GraphReader:
             return InputSpec(name, None, None, optional)
         code = kind.tensor_type.elem_type
         if code not in DTYPES:
-            what, advice = f"input {name!r} has a type that is not supported", "encode the input as numbers before the model"
+            what = f"input {name!r} has a type that is not supported"
+            advice = (
+                "encode the text as numbers before the model" if code == TensorProto.STRING else "give the input a wider type"
+            )
             self.faults.refused.append(Fault(what, f"/model/inputs/{name}", "numbers", name_dtype(code), advice))
             return None
         shape = None

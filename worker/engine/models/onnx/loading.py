@@ -6,9 +6,10 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto
 
-from schemas.errors import UnsupportedOperator
+from schemas.errors import Fault, UnsupportedOperator
 from worker.engine.models.onnx.archive import TensorReader, read_model
 from worker.engine.models.onnx.exporter import read_exporter
+from worker.engine.models.onnx.faults import describe_reach
 from worker.engine.models.onnx.graph import Graph, read_graph
 from worker.engine.models.onnx.modules import find_modules
 from worker.engine.models.onnx.passes import drop_aliases, drop_unread, fold_integers, list_numbers, mark_dynamic
@@ -37,8 +38,15 @@ def load_onnx(path: Path) -> Program:
     graph = read_graph(model, TensorReader(path.parent))
     program = _build_program(model, graph)
     if graph.unsupported:
-        raise UnsupportedOperator(*graph.unsupported, partial=program)
+        raise UnsupportedOperator(*graph.unsupported, _measure_reach(program), partial=program)
     return program
+
+
+def _measure_reach(program: Program) -> Fault:
+    """Return what can be audited although operators are missing: the program's steps are those that reach an output."""
+    read = {name for step in walk_steps(program.steps) for name in step.uses} | set(program.outputs)
+    reached = sum(weight.numel() for name, weight in program.weights.items() if name in read)
+    return describe_reach(reached, sum(weight.numel() for weight in program.weights.values()))
 
 
 def _build_program(model: ModelProto, graph: Graph) -> Program:

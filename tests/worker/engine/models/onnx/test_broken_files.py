@@ -154,22 +154,29 @@ def test_every_unsupported_operator_is_listed_with_its_nodes(tmp_path: Path) -> 
         node("Invented", ["a"], ["b"], name="second", domain="acme"),
         node("ImageDecoder", ["b"], ["c"], name="picture"),
         node("QMoE", ["c"], ["d"], name="experts", domain="com.microsoft"),
-        node("Invented", ["d"], ["y"], name="third", domain="acme"),
+        node("Invented", ["d"], ["e"], name="third", domain="acme"),
+        node("MatMul", ["x", "before"], ["f"]),
+        node("Invented", ["f"], ["g"], name="fourth", domain="acme"),
+        node("MatMul", ["g", "after"], ["h"]),
+        node("Add", ["e", "h"], ["y"]),
     ]
-    path = save(tmp_path, nodes, opsets={"": 20, "acme": 3, "com.microsoft": 1})
+    stored = [initializer("before", MATRIX), initializer("after", MATRIX.T)]
+    path = save(tmp_path, nodes, stored=stored, opsets={"": 20, "acme": 3, "com.microsoft": 1})
 
     with pytest.raises(UnsupportedOperator) as raised:
         load_onnx(path)
 
-    faults = {fault.what.partition(")")[0] + ")": fault for fault in raised.value.faults}
+    *listed, reach = raised.value.faults
+    faults = {fault.what.partition(")")[0] + ")": fault for fault in listed}
     assert set(faults) == {
         "operator acme.Invented (opset 3)",
         "operator ImageDecoder (opset 20)",
         "operator com.microsoft.QMoE (opset 1)",
     }
-    assert faults["operator acme.Invented (opset 3)"].where == "nodes first, second, third"
-    assert faults["operator acme.Invented (opset 3)"].got == "acme.Invented in 3 nodes"
+    assert faults["operator acme.Invented (opset 3)"].where == "nodes first, second, third, fourth"
+    assert faults["operator acme.Invented (opset 3)"].got == "acme.Invented in 4 nodes"
     assert faults["operator ImageDecoder (opset 20)"].advice == "decode them before the model"
+    assert (reach.what, reach.got) == ("12 of 24 weights reach an output without these operators", "50.0%")
     assert "local function" in faults["operator acme.Invented (opset 3)"].advice
     assert "optimisation" in faults["operator com.microsoft.QMoE (opset 1)"].advice
 
