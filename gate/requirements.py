@@ -81,7 +81,7 @@ def _judge_search(wanted: RequiredSearch, search: dict[str, Any]) -> Iterator[Re
 def _judge_scale(requires: Requires, report: Report) -> Iterator[RequirementVerdict]:
     data, coverage = report.subject.data, report.coverage
     if requires.examples_at_least is not None:
-        message = f"The audit measured {data.examples} examples; {requires.examples_at_least} or more are required."
+        message = f"The audit is about {data.examples} examples; {requires.examples_at_least} or more are required."
         yield _build("examples_at_least", _met(met=data.examples >= requires.examples_at_least), message)
     if requires.weights_audited_at_least is not None:
         share = coverage.weights_audited / coverage.weights_total if coverage.weights_total else 0.0

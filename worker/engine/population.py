@@ -38,8 +38,9 @@ class Figure:
 
     def compute_values(self, population: "Population", clean: ExampleSums, corrupted: ExampleSums) -> Values:
         """Return one value per example [n]; NaN where a loss is asked for that is not finite."""
-        counts = self._count(corrupted) if self.is_value else self._count(corrupted) - self._count(clean)
-        return counts / population.labels_per_example * (-1 if self._falls and not self.is_value else 1)
+        better, worse = (corrupted, clean) if self._falls else (clean, corrupted)
+        counts = self._count(corrupted) if self.is_value else self._count(worse) - self._count(better)
+        return counts / population.labels_per_example
 
     def find_bounds(self, population: "Population") -> tuple[float, float] | None:
         """Return between what the values lie; None for losses."""

@@ -1,5 +1,8 @@
 """Samples of a data set: what is drawn, what the figures are, and how often their limits hold."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from schemas.errors import AuditError, DataMismatch
 from tests.worker.engine.programs import build_mlp, build_session
 from worker.engine.corruption import CorruptionSet, compute_closed_form
 from worker.engine.data.dataset import Dataset
+from worker.engine.data.rows import StoredRows
 from worker.engine.gradient import compute_gradient
 from worker.engine.objective import Objective
 from worker.engine.population import Figure, Population, Sample
@@ -153,3 +157,17 @@ def test_a_search_sample_without_a_label_is_refused() -> None:
     session.dataset.target[1:] = -100
     with pytest.raises(DataMismatch, match="has a label"):
         Population(session, Sample(2, 0), "cpu").draw_search_sample()
+
+
+def test_rows_that_stay_in_their_file_are_drawn_like_those_in_memory(tmp_path: Path) -> None:
+    held = build_session(build_mlp((3, 6, 4)), examples=80)
+    inputs = held.dataset.inputs["x"]
+    (tmp_path / "x").write_bytes(inputs.numpy().tobytes())
+    stored = StoredRows(tmp_path / "x", 0, 80, (3,), torch.float32)
+    filed = replace(held, dataset=Dataset({"x": stored}, held.dataset.labels))
+    populations = [Population(session, Sample(30, 4), "cpu") for session in (held, filed)]
+    samples = [population.draw_search_sample().dataset.inputs["x"] for population in populations]
+    assert torch.equal(*samples)
+    weights = corrupt(held, 0.3)
+    readings = [read_figures(population, weights, {DROP: None, LOSS: None}, FIXED) for population in populations]
+    assert readings[0] == readings[1]

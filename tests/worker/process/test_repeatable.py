@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,16 +26,17 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield opened
 
 
-def post(fleet: Fleet, files: AuditInput) -> str:
+def post(fleet: Fleet, files: AuditInput, **fields: Any) -> str:
     model, data = (fleet.artifacts.put_file(OWNER, path) for path in (files.model_path, files.data_path))
     request = build_request(
         model={"uri": f"artifact:sha256:{model}"},
-        data={"uri": f"artifact:sha256:{data}"},
+        data={"uri": f"artifact:sha256:{data}", **fields.pop("sampling", {})},
         evaluate_on={"uri": f"artifact:sha256:{data}"},
         theory={"upper_bounds": True, "smoothness": True},
         search={"budget_passes": 40, "random_trials": 3},
         fresh=True,
         scopes=["model", "per_module"],
+        **fields,
     )
     content = canonical_bytes(request)
     accepted = fleet.desk.run(fleet.desk.queue.accept(request, OWNER, compute_sha256(content), None, compute_sha256(content)))
@@ -60,6 +62,22 @@ def test_the_same_request_twice_and_on_two_workers_gives_the_same_bytes(fleet: F
     report = Report.model_validate_json(content)
     assert report.subject.evaluate_on is not None
     assert all(finding.held_out and finding.upper_bound and finding.error_bound for finding in report.findings)
+
+
+def test_a_sampled_audit_gives_the_same_bytes_and_limits(fleet: Fleet, tmp_path: Path) -> None:
+    files = write_job(tmp_path)
+    precision = {"thresholds": [{"metric": "accuracy", "drop_at_most": 0.9}]}
+    jobs = [post(fleet, files, sampling={"max_examples": 40}, precision=precision) for _ in range(2)]
+    for job in jobs:
+        fleet.doorbell.ring(job)
+        fleet.wait_for(job, "succeeded", within_s=120)
+    [digest] = {fleet.desk.get(job).report_sha256 for job in jobs}
+    path = fleet.artifacts.path(OWNER, digest or "")
+    assert path is not None
+    report = Report.model_validate_json(path.read_bytes())
+    assert (report.subject.data.examples, report.subject.data.sampled, report.subject.data.search_examples) == (90, True, 40)
+    assert report.request["precision"]["thresholds"][0]["drop_at_most"] == 0.9
+    assert all(finding.measured.metrics["accuracy"].interval for finding in report.findings)
 
 
 def test_only_audit_processes_hold_torch(fleet: Fleet) -> None:
