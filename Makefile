@@ -12,7 +12,7 @@ ARGS   ?=
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity opsets conformance optimised worst coverage precision flips chaos up schemas constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity interpreter opsets conformance optimised worst coverage precision flips chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ conformance: $(VENV)/.installed-dev ## which of ONNX's own node cases pass, and 
 
 optimised: $(VENV)/.installed-dev ## files of ONNX Runtime's optimiser and quantiser, against the runtime
 	@$(BIN)/python -m benchmarks.optimised $(ARGS)
+
+interpreter: $(VENV)/.installed-dev ## forward and backward of the interpreter against eager
+	@$(BIN)/python -m benchmarks.interpreter $(ARGS)
 
 worst: $(VENV)/.installed-dev ## the search against dense search and many restarts (half an hour)
 	@$(BIN)/python -m benchmarks.worst_case $(ARGS)
