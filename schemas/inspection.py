@@ -8,6 +8,7 @@ from schemas.problem import ProblemItem
 from schemas.report import ModelFormat
 from schemas.request import ModelReference
 
+Example = Literal["made_up", "data"]
 Role = Literal["weight", "integer", "running_statistic", "not_a_weight"]
 
 
@@ -100,7 +101,7 @@ class InspectedParity(Output):
 
     difference: float | None
     examples: int
-    example: Literal["made_up", "data"] | None
+    example: Example | None
     reason: str | None
 
 

@@ -2,16 +2,16 @@
 
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from schemas import inspection
-from schemas.errors import AuditError, Fault, UnsupportedOperator
+from schemas.errors import AuditError, Fault, ModelRefused, ParityError, UnsupportedOperator
 from schemas.inspection import InspectionRequest
 from schemas.problem import ProblemItem, build_problem
 from worker.audit import ReportProgress
@@ -24,6 +24,7 @@ from worker.engine.models.onnx.standard import read_opsets
 from worker.engine.models.program import InputSpec, Program, walk_steps
 from worker.engine.opening import fix_numerics, read_example
 from worker.engine.scopes import Scope, find_scopes
+from worker.engine.shortage import is_out_of_memory
 from worker.sources import build_data_file
 
 MADE_UP_EXAMPLES = 2
@@ -54,23 +55,23 @@ def inspect_model(job: InspectionInput, report_progress: ReportProgress) -> insp
     program, unsupported = _load(job)
     refusals = _find_refusals(program)
     report_progress("comparing", 0, 1)
-    parity, outputs = _compare(job, program, runs=not unsupported)
+    compared = _compare(job, program) if not unsupported else _Compared(build_parity("operators are not supported"))
     places = Places(find_components(program), find_depths(program))
     return inspection.InspectionFigures(
         format=cast("Any", program.format),
         producer=program.producer,
         opsets=_read_opsets(job.model_path, program),
         inputs=tuple(_show_input(spec) for spec in program.inputs),
-        outputs=tuple(_show_output(name, outputs.get(name)) for name in program.outputs),
+        outputs=tuple(_show_output(name, compared.outputs.get(name)) for name in program.outputs),
         coverage=_count_supported(program),
         components=_list_components(program, places),
         modules=_list_modules(program, places),
         tensors=(*_list_weights(program, places), *_list_others(program)),
         operators=_count_operators(program),
-        parity=parity,
+        parity=compared.parity,
         scan=tuple(_describe_scan(job.model_path, program)),
         unsupported=_show_faults(unsupported),
-        refusals=_show_faults(refusals),
+        refusals=_show_faults((*refusals, *compared.faults)),
     )
 
 
@@ -91,31 +92,43 @@ def _find_refusals(program: Program) -> tuple[Fault, ...]:
     return ()
 
 
-def _compare(job: InspectionInput, program: Program, *, runs: bool) -> tuple[inspection.InspectedParity, dict[str, Any]]:
-    """Return how our outputs compare with the runtime's, and our outputs."""
+class _Compared(NamedTuple):
+    """How our outputs compare with the runtime's, our outputs, and what of it forbids an audit."""
+
+    parity: inspection.InspectedParity
+    outputs: Mapping[str, Any] = {}
+    faults: tuple[Fault, ...] = ()
+
+
+def build_parity(
+    reason: str | None, examples: int = 0, example: inspection.Example | None = None, difference: float | None = None
+) -> inspection.InspectedParity:
+    """Return the outcome of a comparison, or why there was none."""
+    return inspection.InspectedParity(difference=difference, examples=examples, example=example, reason=reason)
+
+
+def _compare(job: InspectionInput, program: Program) -> _Compared:
     data = job.request.data
-    kind: Any = "made_up" if data is None or job.data_path is None else "data"
-    nothing = inspection.InspectedParity(difference=None, examples=0, example=None, reason="operators are not supported")
-    if not runs:
-        return nothing, {}
     if data is not None and job.data_path is not None:
+        kind: inspection.Example = "data"
         inputs = read_example(program, build_data_file(job.data_path, data, job.scratch))
     else:
-        made_up = make_up_inputs(program.inputs)
+        kind, made_up = "made_up", make_up_inputs(program.inputs)
         if made_up is None:
-            return nothing.model_copy(update={"reason": UNKNOWN_SHAPES}), {}
+            return _Compared(build_parity(UNKNOWN_SHAPES))
         inputs = made_up
     examples = len(next(iter(inputs.values()), ()))
-    shown = nothing.model_copy(update={"examples": examples, "example": kind, "reason": None})
     try:
         with torch.no_grad():
             outputs = program.forward({}, inputs)
         difference = measure_parity(job.model_path, program, inputs, job.threads)
     except (AuditError, RuntimeError, ValueError, TypeError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
-        return shown.model_copy(update={"reason": str(error).strip().partition("\n")[0][:300]}), {}
-    return shown.model_copy(update={"difference": difference}), outputs
+        # Inputs that were made up may be ones that the model does not take: what fails then proves nothing.
+        faults = error.faults if isinstance(error, ModelRefused | ParityError) else ()
+        return _Compared(build_parity(str(error).strip().partition("\n")[0][:300], examples, kind), {}, faults)
+    return _Compared(build_parity(None, examples, kind, difference), outputs)
 
 
 def make_up_inputs(specs: Sequence[InputSpec]) -> dict[str, Tensor] | None:

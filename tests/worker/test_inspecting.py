@@ -14,6 +14,7 @@ from tests.architectures import ARCHITECTURES
 from tests.architectures.exports import export_onnx
 from tests.examples.artifacts import ARTIFACTS
 from tests.worker.audits import DIGEST
+from tests.worker.process.test_endless_models import write_loop
 from tests.worker.test_refusals import write_model
 from worker.inspecting import InspectionInput, inspect_model
 
@@ -103,6 +104,13 @@ def test_what_else_forbids_an_audit_is_told(tmp_path: Path) -> None:
     assert found.parity.difference is not None
     # Whether a fixed batch is a reason is for admission to say; it is never lost on the way.
     assert all(item.advice for item in found.refusals)
+
+
+def test_a_model_that_does_not_end_is_not_said_to_be_auditable(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(write_loop())
+    found = inspect(tmp_path / "m.onnx")
+    assert found.parity.difference is None
+    assert [item.what for item in found.refusals] == [found.parity.reason] == ["a Loop does not end"]
 
 
 def test_a_file_that_must_not_be_loaded_ends_the_inspection(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def read_example(program: Program, file: DataFile) -> dict[str, Tensor]:
     """Return the inputs of the first examples of the data, which must fit the model; no labels are needed."""
     dataset = load_data(file, list_wanted(program, file, Objective("label_free")))
     check_data(program, dataset, Objective())
-    inputs, _ = next(dataset.batches(PARITY_EXAMPLES))
+    inputs, _ = next(dataset.batches(min(program.batch or PARITY_EXAMPLES, PARITY_EXAMPLES)))
     return inputs
 
 
