@@ -82,7 +82,8 @@ class State:
         return not self.has_parameters and not _looks_like_mask(tensor)
 
     def _skip(self, name: str, tensor: Tensor, reason: str) -> None:
-        self.skipped.append(SkippedTensor(name, tensor.numel(), reason if tensor.is_floating_point() else "integer"))
+        real = tensor.is_floating_point() or tensor.is_complex()
+        self.skipped.append(SkippedTensor(name, tensor.numel(), reason if real else "integer"))
 
 
 def read_state(module: Any) -> State:
@@ -94,7 +95,7 @@ def read_state(module: Any) -> State:
     state = State()
     stored = [(name, tensor.detach(), True) for name, tensor in module.named_parameters()]
     stored += [(name, tensor.detach(), False) for name, tensor in module.named_buffers()]
-    faults = [fault for name, tensor, _ in stored for fault in check_dense(name, tensor)]
+    faults = [fault for name, tensor, kind in stored for fault in check_dense(name, tensor, is_parameter=kind)]
     if faults:
         raise ModelRefused(*faults)
     for name, tensor, is_parameter in stored:
@@ -102,9 +103,9 @@ def read_state(module: Any) -> State:
     return state
 
 
-def check_dense(name: str, tensor: Tensor) -> list[Fault]:
-    """Return what is wrong with a stored tensor: quantised, sparse, complex, or more elements than bytes in the file."""
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+def check_dense(name: str, tensor: Tensor, *, is_parameter: bool = False) -> list[Fault]:
+    """Return what is wrong with a stored tensor: quantised, sparse, a complex weight, or more elements than bytes in the file."""
+    if tensor.layout != torch.strided or tensor.is_quantized or (is_parameter and tensor.is_complex()):
         form = "quantised" if tensor.is_quantized else "complex" if tensor.is_complex() else str(tensor.layout)
         return [
             Fault(

@@ -51,7 +51,9 @@ def read_contents(path: Path) -> Contents:
         document = read_document(archive.read_json(where), where)
         check_names(document, where)
         tensors = load_all(Payloads(archive), document.stored)
-    faults = [fault for name, tensor in tensors.items() for fault in check_dense(name, tensor)]
+    parameters = {formal.name for formal in document.formals if formal.kind == "parameter"}
+    checked = (check_dense(name, tensor, is_parameter=name in parameters) for name, tensor in tensors.items())
+    faults = [fault for found in checked for fault in found]
     if faults:
         raise ModelRefused(*faults)
     return Contents(document, tensors)

@@ -5,8 +5,10 @@ A TorchScript file is a program. A scripted `__setstate__` runs while the file i
 handed to TorchScript before every entry of the archive has been read here, against allowlists.
 """
 
+import re
 import zipfile
 import zlib
+from itertools import islice
 from pathlib import Path
 
 from schemas.errors import Fault, ModelRefused, ModelUnreadable, UnsupportedOperator
@@ -15,6 +17,8 @@ from worker.engine.models.torchscript.source import Source, check_sources
 from worker.engine.models.zip_archive import check_entries
 
 MAX_PICKLE_BYTES = 256 * 2**20
+QUANTISED = re.compile(r"classes\.quantized|_rebuild_qtensor|QU?Int\d+Storage|per_\w+_affine")
+"""What pickles and code of a quantised module name."""
 
 EXPORT_ADVICE = "export the model with torch.jit.trace or torch.jit.script and save it with torch.jit.save, or export it to ONNX"
 
@@ -104,7 +108,11 @@ def check_layout(archive: zipfile.ZipFile, name: str) -> None:
     if len(roots) == 1 and ("archive_format" in inside or any(entry.startswith("models/") for entry in inside)):
         raise ModelRefused(
             Fault(
-                "the file is a torch.export archive", where=name, expected="TorchScript or ONNX", got="pt2", advice=EXPORT_ADVICE
+                "the file is a torch.export archive",
+                where=name,
+                expected="TorchScript",
+                got="pt2",
+                advice="leave model.format at auto",
             )
         )
     missing = {"data.pkl", "constants.pkl"} - inside
@@ -127,6 +135,17 @@ def read_version(archive: zipfile.ZipFile) -> str:
             text = archive.read(entry).decode("ascii", "replace").strip()
             return text if text.isdecimal() else "unknown"
     return "unknown"
+
+
+def describe_quantised(sign: Fault) -> Fault:
+    """Return the fault of a quantised module, which the faults of its classes and pickles follow from."""
+    return Fault(
+        "the module is quantised: its weights are packed objects of PyTorch's quantized operators, not tensors",
+        where=sign.where,
+        expected="dense float or integer tensors",
+        got=sign.got or sign.what,
+        advice="audit the model before quantisation, or export the quantised one to ONNX in QDQ form",
+    )
 
 
 def check_contents(archive: zipfile.ZipFile) -> None:
@@ -159,6 +178,7 @@ def check_contents(archive: zipfile.ZipFile) -> None:
     for error in check_sources(sources):
         (unsupported if isinstance(error, UnsupportedOperator) else refused).extend(error.faults)
     if refused:
-        raise ModelRefused(*refused)
+        quantised = (fault for fault in refused if QUANTISED.search(f"{fault.what} {fault.got}"))
+        raise ModelRefused(*map(describe_quantised, islice(quantised, 1)), *refused)
     if unsupported:
         raise UnsupportedOperator(*unsupported)

@@ -304,6 +304,23 @@ def test_weights_keep_their_dtype(dtype: torch.dtype, export: Export) -> None:
     assert torch.equal(program.forward({}, inputs)["output"], model(X.to(dtype)))
 
 
+class Rotates(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn: Tensor
+        self.register_buffer("turn", torch.polar(torch.ones(2), torch.tensor([0.1, 0.2])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.view_as_real(torch.view_as_complex(self.a(x).reshape(-1, 2, 2)) * self.turn).flatten(1)
+
+
+def test_a_complex_table_is_a_constant(export: Export) -> None:
+    model = Rotates()
+    program = load_pt2(export(model, X))
+    assert torch.equal(program.forward({}, {"x": X})["output"], model(X))
+    assert [(entry.name, entry.reason) for entry in program.skipped] == [("turn", "not_a_weight")]
+
+
 class Captured(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, WEIGHT) * MASK
