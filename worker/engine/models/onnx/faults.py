@@ -71,7 +71,7 @@ def describe_reach(reached: int, total: int) -> Fault:
         what=f"{reached} of {total} weights reach an output without these operators",
         where="/model",
         expected="all weights",
-        got=f"{reached / max(total, 1):.1%}",
+        got=f"{reached / total:.1%}",
         advice="mend the operators above; or cut the model behind them, take what they compute as inputs, and audit what is left",
     )
 
@@ -96,6 +96,8 @@ def _advise(missing: Missing) -> str:
         return ADVICE[missing.domain]
     if missing.domain not in KNOWN_DOMAINS:
         return f"the domain {missing.domain!r} is not ONNX's: include the operator as a local function or export without it"
-    if missing.domain == "" and missing.opset < OLDEST_OPSET:
-        return f"export the model again at opset {OLDEST_OPSET} to {NEWEST_OPSET}"
+    if missing.domain == "" and missing.opset <= OLDEST_OPSET:
+        return (
+            f"export the model again at opset {OLDEST_OPSET + 1} to {NEWEST_OPSET}, or bring it there by onnx.version_converter"
+        )
     return "replace the operator in the model, export at another opset, or audit the TorchScript or torch.export form"

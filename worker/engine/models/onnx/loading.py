@@ -38,15 +38,16 @@ def load_onnx(path: Path) -> Program:
     graph = read_graph(model, TensorReader(path.parent))
     program = _build_program(model, graph)
     if graph.unsupported:
-        raise UnsupportedOperator(*graph.unsupported, _measure_reach(program), partial=program)
+        raise UnsupportedOperator(*graph.unsupported, *_measure_reach(program), partial=program)
     return program
 
 
-def _measure_reach(program: Program) -> Fault:
+def _measure_reach(program: Program) -> tuple[Fault, ...]:
     """Return what can be audited although operators are missing: the program's steps are those that reach an output."""
     read = {name for step in walk_steps(program.steps) for name in step.uses} | set(program.outputs)
     reached = sum(weight.numel() for name, weight in program.weights.items() if name in read)
-    return describe_reach(reached, sum(weight.numel() for weight in program.weights.values()))
+    total = sum(weight.numel() for weight in program.weights.values())
+    return (describe_reach(reached, total),) if total else ()
 
 
 def _build_program(model: ModelProto, graph: Graph) -> Program:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 
 from torch import Tensor
 
-OLDEST_OPSET = 7
-"""Older files use `broadcast`, `axis` and `consumed_inputs` attributes that nothing writes today."""
+OLDEST_OPSET = 6
+"""Of opset 6, what does not broadcast by an attribute; older files have `consumed_inputs`, which nothing writes today."""
 NEWEST_OPSET = 28
 """The newest default opset that the table was compared with; a later one may redefine an operator."""
 

@@ -88,7 +88,7 @@ CHANGES: dict[str, tuple[Callable[[ModelProto], Any], type[AuditError], str]] = 
     "text weights": (_set_type(TensorProto.STRING), ModelRefused, "type STRING"),
     "quantised weights": (_set_type(TensorProto.FLOAT8E4M3FN), ModelRefused, "FLOAT8E4M3FN"),
     "four-bit weights": (_set_type(TensorProto.INT4), ModelUnreadable, "needs 6 bytes"),
-    "old opset": (_set_opset(6), ModelRefused, "opset is outside"),
+    "old opset": (_set_opset(5), ModelRefused, "opset is outside"),
     "future opset": (_set_opset(99), ModelRefused, "opset is outside"),
     "no opset": (lambda model: model.ClearField("opset_import"), ModelUnreadable, "no operator set"),
     "no graph": (lambda model: model.ClearField("graph"), ModelUnreadable, "no ONNX graph"),

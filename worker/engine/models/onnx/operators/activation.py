@@ -39,6 +39,12 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x > 0, x, slope * x)
 
 
+@operator("PRelu", since=6, until=7, parameters=(1,))
+def prelu_per_channel(x: Tensor, slope: Tensor) -> Tensor:
+    """Learned slope below zero, one per channel or one for all."""
+    return prelu(x, slope if slope.numel() == 1 else slope.reshape(-1, *[1] * (x.ndim - 2)))
+
+
 @operator("Elu", since=6)
 def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     """Alpha (e^x - 1) below zero."""
