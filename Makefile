@@ -12,7 +12,7 @@ ARGS   ?=
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity interpreter opsets conformance optimised worst coverage precision flips chaos up schemas constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity interpreter opsets conformance optimised worst coverage precision flips streaming chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,9 @@ precision: $(VENV)/.installed-dev ## how many examples precision mode measures, 
 
 flips: $(VENV)/.installed-dev ## searched bit flips of an int8 network beside random ones
 	@$(BIN)/python -m benchmarks.bit_flips $(ARGS)
+
+streaming: $(VENV)/.installed-dev ## audit 5 GB of data in a process that is held to 1 GB
+	@$(BIN)/python -m benchmarks.streaming $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## kill workers and the store at random, count the reports
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)

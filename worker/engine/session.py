@@ -11,7 +11,7 @@ from torch import Tensor
 from schemas.errors import FaultlineError, MemoryLimit
 from worker.engine.data.dataset import Dataset
 from worker.engine.memory import Shrinking, describe_shortage
-from worker.engine.models.clean import CleanProgram
+from worker.engine.models.clean import CleanProgram, measure_bytes
 from worker.engine.models.program import Program
 from worker.engine.models.split import Boundary, SplitProgram
 from worker.engine.objective import Objective
@@ -178,9 +178,11 @@ class Evaluator:
         if index in self._kept:
             return self._kept[index]
         boundary = self._split.run_clean(index, inputs)
-        if boundary.size_bytes <= self._room:
+        # A batch that was read from a file lives as long as what is kept of it.
+        size = boundary.size_bytes + (0 if self.session.dataset.is_held else measure_bytes(inputs.values()))
+        if size <= self._room:
             self._kept[index] = boundary
-            self._room -= boundary.size_bytes
+            self._room -= size
         return boundary
 
 

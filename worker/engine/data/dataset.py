@@ -37,6 +37,11 @@ class Dataset:
         """All labels, in memory."""
         return read_all(self.labels)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether everything is in memory, so that a batch takes none of its own."""
+        return all(isinstance(rows, Tensor) for rows in (*self.columns.values(), self.labels))
+
     def batches(self, size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Yield (inputs, target) in file order, `size` examples at a time."""
         for start in range(0, len(self), size):

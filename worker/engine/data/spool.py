@@ -17,9 +17,12 @@ from torch import Tensor
 from schemas.errors import Fault, ScratchLimit
 from worker.engine.data.regions import Region
 from worker.engine.data.rows import Finish, Rows, StoredRows
+from worker.engine.shortage import find_free_bytes
 
 HELD_BYTES = 256 * 2**20
 """Arrays of a data file that are kept in memory, together; larger ones stay in files."""
+HELD_SHARE = 4
+"""They take at most this part of the memory that is free."""
 CHUNK_BYTES = 2**20
 
 _numbers = itertools.count(1)
@@ -28,9 +31,9 @@ _numbers = itertools.count(1)
 class Spool:
     """The room that one data file's rows have, in memory and in a scratch folder."""
 
-    def __init__(self, folder: Path | None = None, held_bytes: int | None = None) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._room = HELD_BYTES if held_bytes is None else held_bytes
+        self._room = min(HELD_BYTES, find_free_bytes() // HELD_SHARE)
         self._written = 0
 
     def settle(self, rows: StoredRows) -> Rows:
