@@ -12,7 +12,7 @@ from schemas.limits import Along
 
 ModelFormat = Literal["onnx", "torchscript", "pt2"]
 Kind = Literal["estimate", "lower_bound", "upper_bound"]
-Method = Literal["first_order", "reapplied", "ascent", "exchange", "second_order", "random"]
+Method = Literal["first_order", "reapplied", "ascent", "exchange", "second_order", "random", "none"]
 StopReason = Literal["single_step", "converged", "budget", "zero_gradient", "non_finite"]
 SkipReason = Literal["no_gradient_path", "integer", "running_statistic", "not_a_weight"]
 Severity = Literal["info", "warning", "critical"]

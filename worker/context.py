@@ -9,6 +9,7 @@ from worker.engine.admit import check_clean_loss
 from worker.engine.components import find_components, find_depths
 from worker.engine.flags import RaisedFlag
 from worker.engine.gradient import GradientInfo, compute_gradient
+from worker.engine.models.clean import find_read_weights
 from worker.engine.models.program import Program
 from worker.engine.opening import Opened, open_session
 from worker.engine.population import Population
@@ -45,7 +46,7 @@ class Places:
 class AuditContext:
     """An audit on its way.
 
-    audited: the weights with a differentiable path to the loss, or all of them where there is none at all. pool: the worst
+    audited: the weights that the loss depends on; those without a gradient are searched from random corruptions. pool: the worst
     corruptions found so far, over all phases. population: all of the data, where the session has a sample of it.
     """
 
@@ -79,7 +80,7 @@ def build_context(job: "AuditInput", opened: Opened) -> AuditContext:
     request, session = job.request, opened.session
     weights = tuple(session.program.weights)
     gradient = compute_gradient(session, weights)
-    audited = gradient.reached or weights
+    audited = find_read_weights(session.program, session.objective.name_output(session.program.outputs)) or weights
     outcome = gradient.clean
     metrics = {name: value for name, value in outcome.metrics.items() if value is not None}
     clean = Clean(check_clean_loss(outcome.loss, outcome.non_finite), metrics)

@@ -125,29 +125,73 @@ def test_replay_against_another_model_disagrees(tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1
 
 
-class HalfUsed(nn.Module):
-    """A network one layer of which never reaches the output."""
+class Gated(nn.Module):
+    """A network one layer of which only decides where an argmax is, and one that nothing reads."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 3)
+        self.used, self.gate, self.unused = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 3)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits; the second layer only decides where the argmax is."""
-        ranked: torch.Tensor = self.unused(x).argmax(-1, keepdim=True)
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits, which the gate turns over where its first entry is largest, and what the loss does not read."""
+        turned = self.gate(x).argmax(-1, keepdim=True) == 0
         logits: torch.Tensor = self.used(x)
-        return logits + 0 * ranked
+        return torch.where(turned, -logits, logits), self.unused(x)
 
 
-def test_weights_without_a_path_are_skipped_with_a_reason_and_a_flag(tmp_path: Path) -> None:
-    measured = run(write_job(tmp_path, HalfUsed(), scopes=["model", "per_module"]))
+class FirstOnly(Gated):
+    """The same, trained on its first output."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Return the logits."""
+        return super().forward(x)[0]
+
+
+def write_gated(folder: Path, budget_passes: int = 7) -> AuditInput:
+    sets, search = [{"norm": 2, "epsilon": [3.0]}], {"budget_passes": budget_passes, "random_trials": 3}
+    job = write_job(folder, FirstOnly(), scopes=["model", "per_module"], sets=sets, search=search)
+    torch.manual_seed(0)
+    torch.jit.trace(Gated().eval(), torch.zeros(2, 4)).save(str(job.model_path))
+    return job
+
+
+def test_weights_that_no_loss_reads_are_skipped_with_a_reason_and_a_flag(tmp_path: Path) -> None:
+    measured = run(write_gated(tmp_path))
     assert {(entry.name, entry.reason) for entry in measured.coverage.skipped} == {
         ("unused.weight", "no_gradient_path"),
         ("unused.bias", "no_gradient_path"),
     }
-    assert measured.coverage.weights_audited == 15
-    assert measured.coverage.weights_total == 30
-    assert [(flag.code, flag.scope) for flag in measured.flags] == [("no_parameters", "unused")]
+    assert measured.coverage.weights_audited == 30
+    assert measured.coverage.weights_total == 45
+    assert ("no_parameters", "unused") in {(flag.code, flag.scope) for flag in measured.flags}
+
+
+def test_a_scope_that_no_gradient_reaches_is_searched_from_elsewhere(tmp_path: Path) -> None:
+    measured = run(write_gated(tmp_path, budget_passes=40))
+    flags = {(flag.code, flag.scope): flag.severity for flag in measured.flags}
+    assert flags["zero_gradient", "gate"] == "warning"
+    assert "no_gradient" not in {code for code, _ in flags}
+    gate = next(finding for finding in measured.findings if finding.scope.name == "gate")
+    assert gate.predicted.loss_change == 0.0
+    assert gate.measured.loss_change is not None
+    assert gate.measured.loss_change > 0
+    assert gate.measured.method == "random"
+
+
+def test_a_model_that_no_gradient_reaches_is_a_critical_flag(tmp_path: Path) -> None:
+    class Stepped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """Return logits of whole numbers."""
+            logits: torch.Tensor = self.layer(x).mul(4).round().detach()
+            return logits
+
+    job = write_job(tmp_path, scopes=["model"])
+    torch.jit.trace(Stepped().eval(), torch.zeros(2, 4)).save(str(job.model_path))
+    assert ("no_gradient", "critical") in {(flag.code, flag.severity) for flag in run(job).flags}
 
 
 def test_softmax_at_the_end_is_a_critical_flag(tmp_path: Path) -> None:

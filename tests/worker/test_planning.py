@@ -14,7 +14,7 @@ from schemas.report import Measurement
 from schemas.request import AuditRequest
 from tests.examples.artifacts import ARTIFACTS
 from tests.worker.audits import DIGEST, write_job
-from tests.worker.test_audit import HalfUsed
+from tests.worker.test_audit import write_gated
 from worker.audit import AuditInput, measure_audit
 from worker.planning import plan_audit
 
@@ -138,9 +138,9 @@ def test_memory_is_that_of_the_tensors(tmp_path: Path) -> None:
     assert memory.total_bytes == sum(parts) + memory.search_bytes
 
 
-def test_what_no_gradient_reaches_is_known_beforehand(tmp_path: Path) -> None:
-    planned = plan(write_job(tmp_path, HalfUsed(), scopes=["model", "per_module"]))
-    assert planned.coverage.weights_audited == 15
+def test_what_no_loss_reads_is_known_beforehand(tmp_path: Path) -> None:
+    planned = plan(write_gated(tmp_path))
+    assert planned.coverage.weights_audited == 30
     assert [(flag.code, flag.scope) for flag in planned.flags] == [("no_parameters", "unused")]
 
 

@@ -32,7 +32,7 @@ FLAGS: dict[str, tuple[str, str]] = {
         "what the model says of an example depends on those beside it; figures hold for this micro-batch only",
     ),
     "non_finite": ("warning", "a feasible corruption gives non-finite outputs; it counts as damage beyond every limit"),
-    "no_parameters": ("warning", "the scope's weights have no path to the loss, so nothing was measured for it"),
+    "no_parameters": ("warning", "the loss does not read the scope's weights, so nothing was measured for it"),
     "training_mode": ("warning", "the file was saved in training mode and is audited in evaluation mode; export it after eval()"),
     "parity_near_limit": ("warning", "our outputs differ from the runtime's more than usual; distrust small loss changes"),
     "micro_batch_reduced": ("info", "memory ran short; figures agree with those of another micro-batch only within rounding"),

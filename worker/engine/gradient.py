@@ -74,6 +74,8 @@ def _sample_example_squares(session: Session, names: Sequence[str]) -> dict[str,
         output = session.objective.select_output(session.program.forward(leaves, inputs))
         labels = max(1, int(session.objective.find_counted(target).sum()))
         loss = session.objective.compute_losses(output, target).sum() / labels
+        if not loss.requires_grad:  # no weight has a path to it
+            continue
         grads: Sequence[Tensor | None] = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         for name, grad in zip(names, grads, strict=True):
             totals[name] += 0.0 if grad is None else float(torch.linalg.vector_norm(grad, dtype=torch.float64)) ** 2

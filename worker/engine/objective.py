@@ -1,5 +1,6 @@
 """Objective: the loss L(w; D) and the labels it counts; method section 1."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,10 @@ class Objective:
     def find_labels(self, target: Tensor) -> Tensor:
         """Return the class numbers that the metrics count against."""
         return target.argmax(-1) if self.loss == "kl_to_clean" else target
+
+    def name_output(self, outputs: Sequence[str]) -> str:
+        """Return the name of the output that the loss reads."""
+        return self.output if isinstance(self.output, str) else outputs[self.output]
 
     def select_output(self, outputs: dict[str, Any]) -> Tensor:
         """Return the output that the loss reads, by position or name."""

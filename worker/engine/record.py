@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from worker.engine.corruption import CorruptionSet
@@ -58,6 +59,13 @@ class Record:
             damage = self.clean.compute_damage(what, candidate.outcome)
             if kept is None or damage > self.clean.compute_damage(what, kept.outcome):
                 self.worst[what] = candidate
+
+    def offer_nothing(self) -> None:
+        """Where everything that was measured helps, keep no corruption at all: every set is a ball and holds it."""
+        damages = [self.clean.compute_damage(what, kept.outcome) for what, kept in self.worst.items()]
+        if min(damages, default=0.0) < 0:
+            unchanged = Outcome(self.clean.loss, {**self.clean.metrics}, 0)
+            self.offer(Candidate("none", unchanged, torch.zeros_like(self.worst["loss"].corruption)))
 
     def take(self, candidate: Candidate) -> None:
         """Keep the candidate as a step of the search."""

@@ -169,6 +169,7 @@ def search_cells(
         for run in runs:
             for candidate in pool.find(evaluator.layout, run.cell.corruption_set, run.record):
                 run.record.offer(candidate)
+            run.record.offer_nothing()
             yield run.finish()
 
 
@@ -250,7 +251,8 @@ def _make_second_order(
         spent = PRODUCT_PASSES * lanczos.products
         purse.forward += spent.forward
         purse.backward += spent.backward
-        return scale * solve_ball(lanczos, slope, region.corruption_set.epsilon).corruption
+        best = solve_ball(lanczos, slope, region.corruption_set.epsilon).corruption
+        return scale * best if best.any() else None
 
     return solve
 

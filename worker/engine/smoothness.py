@@ -181,6 +181,8 @@ def _make_second_derivative(session: Session, names: Sequence[str], corruption: 
             leaves = {name: value.requires_grad_() for name, value in layout.apply(corruption).items()}
             output = session.objective.select_output(split.run_corrupted(split.run_clean(index, inputs), leaves))
             loss = session.objective.compute_losses(output, target).sum() / session.labels_counted
+            if not loss.requires_grad:  # no weight of the scope has a path to it: H = 0
+                continue
             first: Sequence[Tensor | None] = torch.autograd.grad(loss, [*leaves.values()], create_graph=True, allow_unused=True)
             given = {name: g for name, g in zip(leaves, first, strict=True) if g is not None}
             slope = sum(((g.flatten() * pieces[name].to(g)).sum() for name, g in given.items()), start=loss * 0)

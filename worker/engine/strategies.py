@@ -81,18 +81,23 @@ class SearchProblem:
     is_flat: bool = False
     solve_second_order: Callable[[int], Tensor | None] = lambda passes: None  # noqa: ARG005 - what the default ignores
 
+    @property
+    def first(self) -> str:
+        """What proposed the start: one step, or chance where the gradient is zero."""
+        return "random" if self.is_flat else "first_order"
+
 
 def measure_once(start: Tensor, problem: SearchProblem) -> Strategy:
     """Measure the one-step corruption and stop."""
-    yield Move(start, "first_order", None)
+    yield Move(start, problem.first, None)
     return "single_step"
 
 
-def reapply(start: Tensor, problem: SearchProblem, most_steps: float = math.inf, first: str = "first_order") -> Strategy:
+def reapply(start: Tensor, problem: SearchProblem, most_steps: float = math.inf, first: str | None = None) -> Strategy:
     """a_{j+1} = argmax over S of <a, grad L(w + a_j)>: no step size, always feasible, monotone where L is convex."""
     corruption, best, stalled, step = start, -math.inf, 0, 0
     while step <= most_steps:
-        outcome, gradient = yield Move(corruption, "reapplied" if step else first)
+        outcome, gradient = yield Move(corruption, "reapplied" if step else first or problem.first)
         if gradient is None:
             return "budget"
         change = math.inf if outcome.loss is None else outcome.loss - problem.clean_loss
@@ -188,7 +193,7 @@ def solve_second_order(start: Tensor, problem: SearchProblem) -> Strategy:
 
 def ascend_all(start: Tensor, problem: SearchProblem) -> Strategy:
     """Ascend from the one-step corruption, with as many steps as the budget allows."""
-    yield Move(start, "first_order", None)
+    yield Move(start, problem.first, None)
     return (yield from ascend(start, problem, max(1, problem.purse.steps_left)))
 
 

@@ -1,6 +1,7 @@
 """The search: feasible, repeatable, never below one step, and right where the answer is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -186,3 +187,20 @@ def test_the_margin_ascent_lowers_accuracy_where_the_loss_does_not_lead() -> Non
         [result] = run_search(session, [CorruptionSet(2.0, 1.5)], SearchSettings(method, 64, 0))
         found[method] = result.worst["accuracy"].outcome.metrics["accuracy"]
     assert found == {"reapplied": 0.75, "auto": 0.0}
+
+
+def test_where_everything_measured_helps_the_worst_found_is_no_corruption() -> None:
+    # Each label is the class that the model gives least: wherever a step goes, once far enough it does better than now.
+    program = build_mlp((3, 4), seed=0)
+    session = build_session(program)
+    wrong = program.forward({}, session.dataset.inputs)["linear0"].argmin(-1)
+    session = replace(session, dataset=session.dataset.with_labels(wrong))
+    steps = [make_step("sine", torch.sin, ("linear0",), "z")]
+    waves = replace(session, program=replace(program, steps=(*program.steps, *steps), outputs=("z",)))
+    for epsilon in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
+        [result] = run_search(waves, [CorruptionSet(2.0, epsilon)], SearchSettings("first_order", 1, 0))
+        clean = compute_gradient(waves, tuple(program.weights)).clean
+        worst, first = result.worst["loss"], result.first_order
+        assert worst.outcome.loss == max(first.loss or 0.0, clean.loss or 0.0)
+        assert (worst.method == "none") is ((first.loss or 0.0) < (clean.loss or 0.0))
+        assert bool(worst.corruption.any()) is (worst.method != "none")

@@ -1,7 +1,7 @@
 """The clean program, shared by every scope: what is known before any batch, and what each batch gives."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -138,6 +138,14 @@ def find_needed_steps(program: Program, static: frozenset[str]) -> tuple[Step, .
             found.append(step)
             needed.update(name for name in step.uses if name not in static)
     return tuple(reversed(found))
+
+
+def find_read_weights(program: Program, output: str) -> tuple[str, ...]:
+    """Return the weights that an output depends on in any way, also where no gradient passes."""
+    alone = replace(program, outputs=(output,))
+    steps = find_needed_steps(alone, find_determined_names(program, ()))
+    read = {name for step in steps for name in step.uses}
+    return tuple(name for name in program.weights if name in read or name == output)
 
 
 def find_kept_names(program: Program, steps: Sequence[Step], static: frozenset[str], fixed: frozenset[str]) -> tuple[str, ...]:
