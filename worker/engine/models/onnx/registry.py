@@ -179,13 +179,15 @@ class Operator:
 
 @dataclass
 class Family:
-    """A group of operators; calling it gives the decorator that adds one."""
+    """A group of operators of one domain, unless one says another; calling it gives the decorator that adds one."""
 
     name: str
+    domain: str = ""
     operators: list[Operator] = field(default_factory=list)
 
     def __call__(self, *names: str, **facts: Unpack[Facts]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Return a decorator that enters its function under each of `names`."""
+        facts.setdefault("domain", self.domain)
 
         def enter(function: Callable[..., Any]) -> Callable[..., Any]:
             self.operators += [Operator(self.name, name, function, **facts) for name in names]

@@ -52,10 +52,10 @@ FAMILIES: tuple[Family, ...] = (
     integer.operator,
     losses.operator,
     text.operator,
-    classical.family,
-    microsoft.family,
-    runtime_quantised.family,
-    microsoft_attention.family,
-    microsoft_arrays.family,
+    classical.operator,
+    microsoft.operator,
+    runtime_quantised.operator,
+    microsoft_attention.operator,
+    microsoft_arrays.operator,
 )
 TABLE = Table(FAMILIES)

@@ -5,24 +5,18 @@ training data (a scaler's means and scales) counts as running statistics.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worker.engine.models.onnx.registry import Facts, Family, Node, UncoveredError
+from worker.engine.models.onnx.registry import Family, Node, UncoveredError
 
-family = Family("classical models")
+operator = Family("classical models", "ai.onnx.ml")
 
 LEAST = 1e-7
 """What SOFTMAX_ZERO takes for zero."""
-
-
-def operator(*names: str, **facts: Unpack[Facts]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the decorator that enters an operator in the domain of classical models."""
-    facts["domain"] = "ai.onnx.ml"
-    return family(*names, **facts)
 
 
 def _softmax_zero(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The operators that ONNX Runtime's optimiser writes (domain com.microsoft)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,15 +10,9 @@ from torch.nn import functional
 from worker.engine.models.onnx.operators.convolution import causal_conv, conv, read_convolution
 from worker.engine.models.onnx.operators.linear import gemm
 from worker.engine.models.onnx.operators.normalisation import layer_norm, rms_norm
-from worker.engine.models.onnx.registry import Facts, Family, Node, UncoveredError
+from worker.engine.models.onnx.registry import Family, Node, UncoveredError
 
-family = Family("com.microsoft")
-
-
-def operator(*names: str, **facts: Unpack[Facts]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the decorator that enters an operator in ONNX Runtime's domain."""
-    facts["domain"] = "com.microsoft"
-    return family(*names, **facts)
+operator = Family("com.microsoft", "com.microsoft")
 
 
 def _apply(name: str, numbers: Sequence[float]) -> Callable[[Tensor], Tensor]:

@@ -1,7 +1,6 @@
 """Operators that ONNX Runtime had before the standard did, or has beside it (domain com.microsoft)."""
 
-from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,15 +12,9 @@ from worker.engine.models.onnx.operators.padding import pad
 from worker.engine.models.onnx.operators.placement import read_ints
 from worker.engine.models.onnx.operators.resizing import grid_sample
 from worker.engine.models.onnx.operators.shape import triangle
-from worker.engine.models.onnx.registry import Facts, Family, Node, UncoveredError
+from worker.engine.models.onnx.registry import Family, Node, UncoveredError
 
-family = Family("com.microsoft arrays")
-
-
-def operator(*names: str, **facts: Unpack[Facts]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the decorator that enters an operator in ONNX Runtime's domain."""
-    facts["domain"] = "com.microsoft"
-    return family(*names, **facts)
+operator = Family("com.microsoft arrays", "com.microsoft")
 
 
 operator("Trilu", relays=True)(triangle)

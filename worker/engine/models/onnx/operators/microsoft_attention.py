@@ -1,9 +1,9 @@
 """Attention as ONNX Runtime's optimiser and its exporters of language models write it (domain com.microsoft)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,18 +16,12 @@ from worker.engine.models.onnx.operators.attention import (
     share_heads,
     split_heads,
 )
-from worker.engine.models.onnx.registry import Facts, Family, Node, UncoveredError
+from worker.engine.models.onnx.registry import Family, Node, UncoveredError
 
-family = Family("com.microsoft attention")
+operator = Family("com.microsoft attention", "com.microsoft")
 
 MASKED = -10000.0
 """What the runtime adds to the score of a masked key unless told otherwise."""
-
-
-def operator(*names: str, **facts: Unpack[Facts]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the decorator that enters an operator in ONNX Runtime's domain."""
-    facts["domain"] = "com.microsoft"
-    return family(*names, **facts)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The quantised operators that ONNX Runtime's optimiser and quantiser write (domain com.microsoft)."""
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,17 +18,11 @@ from worker.engine.models.onnx.operators.integer import (
 from worker.engine.models.onnx.operators.pooling import max_pool, mean_pool
 from worker.engine.models.onnx.operators.quantisation import centre, dequantise, encode, lay_out, quantise, quantise_dynamically
 from worker.engine.models.onnx.operators.windows import Window, read_window
-from worker.engine.models.onnx.registry import Codes, Facts, Family, Node, Prepare, UncoveredError
+from worker.engine.models.onnx.registry import Codes, Family, Node, Prepare, UncoveredError
 
-family = Family("com.microsoft, quantised")
+operator = Family("com.microsoft, quantised", "com.microsoft")
 MOST_SLOTS = 300
 """Of an operator with any number of inputs, the floats among which are scales."""
-
-
-def operator(*names: str, **facts: Unpack[Facts]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the decorator that enters an operator on integers in ONNX Runtime's domain."""
-    facts["domain"], facts["rounds"] = "com.microsoft", True
-    return family(*names, **facts)
 
 
 def read(codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int = -1) -> Tensor:
