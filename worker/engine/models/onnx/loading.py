@@ -10,6 +10,7 @@ from schemas.errors import Fault, UnsupportedOperator
 from worker.engine.models.onnx.archive import TensorReader, read_model
 from worker.engine.models.onnx.exporter import read_exporter
 from worker.engine.models.onnx.faults import describe_reach
+from worker.engine.models.onnx.files import find_files
 from worker.engine.models.onnx.graph import Graph, read_graph
 from worker.engine.models.onnx.modules import find_modules
 from worker.engine.models.onnx.passes import drop_aliases, drop_unread, fold_integers, list_numbers, mark_dynamic
@@ -24,7 +25,7 @@ def load_onnx(path: Path) -> Program:
     """Read an ONNX file into a Program.
 
     Args:
-        path: the file; external data lies beside it under plain names.
+        path: the file, external data beside it under plain names; or a tar archive of both.
 
     Returns:
         The program, its weights under the file's own names in stored type and layout.
@@ -35,7 +36,7 @@ def load_onnx(path: Path) -> Program:
         UnsupportedOperator: operators outside docs/onnx_operators.md, every one listed.
     """
     model = read_model(path)
-    graph = read_graph(model, TensorReader(path.parent))
+    graph = read_graph(model, TensorReader(find_files(path)))
     program = _build_program(model, graph)
     if graph.unsupported:
         raise UnsupportedOperator(*graph.unsupported, *_measure_reach(program), partial=program)

@@ -11,7 +11,9 @@ from google.protobuf.message import EncodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor
 
-from schemas.errors import Fault, ModelRefused, ModelUnreadable
+from schemas.errors import Fault, ModelRefused
+from worker.engine.models.onnx.archive import point_into_archive
+from worker.engine.models.onnx.files import is_tar
 from worker.engine.models.onnx.widened import read_widened
 
 ERRORS = (
@@ -24,6 +26,8 @@ ERRORS = (
     runtime.NotImplemented,
     runtime.RuntimeException,
 )
+NO_OPERATORS = (runtime.InvalidGraph, runtime.NotImplemented)
+"""What bfloat16 files meet on the CPU."""
 SILENT = 4
 
 
@@ -67,13 +71,14 @@ def run_reference(path: Path, inputs: Mapping[str, Tensor], threads: int) -> dic
 
 
 def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    source: str | bytes = str(path)
+    if is_tar(path):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        source = point_into_archive(path).SerializeToString()
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except ERRORS as error:
-        try:
-            widened = read_widened(path)
-        except ModelUnreadable:
-            raise error from None  # what the runtime says of the file, not what this attempt met
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except NO_OPERATORS:
+        widened = read_widened(path)
         if widened is None:
             raise
     return onnxruntime.InferenceSession(widened.SerializeToString(), options, providers=["CPUExecutionProvider"])

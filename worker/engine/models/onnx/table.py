@@ -15,7 +15,8 @@ Written by `python -m worker.engine.models.onnx.table` from the operator table; 
 
 Models at opset {OLDEST_OPSET} to {NEWEST_OPSET} of ONNX's own domain are read. Any other operator is refused before the
 audit starts, with every operator and node named at once; so are attributes and data types beyond what stands here.
-Local functions are inlined, and external data is read where it lies beside the model under a plain file name.
+Local functions are inlined, and external data is read where it lies beside the model under a plain file name. What happens to
+quantised, half-precision and optimised files: [quantised.md](quantised.md).
 Outputs that are text are left out. In files of classical models (domain ai.onnx.ml) scores come before class numbers, and a map
 from class to score is read as one column per class in the order of the classes: set `objective.output_kind: probabilities`.
 Tensors may be float32, float64, float16, bfloat16, int8 to int64, uint8 to uint64 or bool; stored codes of a grid also int2,

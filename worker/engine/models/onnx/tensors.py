@@ -128,12 +128,12 @@ def compute_size_bytes(tensor: TensorProto) -> int:
     return math.prod(tensor.dims) * STORED_DTYPES[tensor.data_type].itemsize
 
 
-def read_tensor(tensor: TensorProto, raw: bytes | None = None) -> Tensor:
+def read_tensor(tensor: TensorProto, raw: bytearray | None = None) -> Tensor:
     """Read a stored tensor into memory of its own.
 
     Args:
         tensor: the stored tensor.
-        raw: its bytes when they lie outside the file.
+        raw: its bytes when they lie outside the file; the tensor takes them over.
 
     Returns:
         A CPU tensor in the stored type and shape; integers of less than a byte come one to a byte.
@@ -142,7 +142,7 @@ def read_tensor(tensor: TensorProto, raw: bytes | None = None) -> Tensor:
         TensorError: the type is not supported, or the stored data does not fill the declared shape exactly.
     """
     expected = compute_size_bytes(tensor)
-    content = raw if raw is not None else _find_content(tensor)
+    content = raw if raw is not None else bytearray(_find_content(tensor))
     if len(content) != expected:
         message = f"tensor {tensor.name!r} of shape {list(tensor.dims)} needs {expected} bytes, the file has {len(content)}"
         raise TensorError(message)
@@ -150,10 +150,10 @@ def read_tensor(tensor: TensorProto, raw: bytes | None = None) -> Tensor:
     if expected == 0:
         return torch.empty(tuple(tensor.dims), dtype=dtype)
     if tensor.data_type in NARROW:
-        return unpack(torch.frombuffer(bytearray(content), dtype=torch.uint8), NARROW[tensor.data_type], tuple(tensor.dims))
+        return unpack(torch.frombuffer(content, dtype=torch.uint8), NARROW[tensor.data_type], tuple(tensor.dims))
     if dtype == torch.bool:  # a stored 2 is true as well
-        return torch.frombuffer(bytearray(content), dtype=torch.uint8).ne(0).reshape(tuple(tensor.dims))
-    return torch.frombuffer(bytearray(content), dtype=dtype).reshape(tuple(tensor.dims))
+        return torch.frombuffer(content, dtype=torch.uint8).ne(0).reshape(tuple(tensor.dims))
+    return torch.frombuffer(content, dtype=dtype).reshape(tuple(tensor.dims))
 
 
 def _find_content(tensor: TensorProto) -> bytes:

@@ -7,13 +7,14 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from worker.engine.models.onnx.archive import TensorReader, read_model
 from worker.engine.models.onnx.attributes import DTYPE_ATTRIBUTES
+from worker.engine.models.onnx.files import find_files
 
 NARROW, WIDE = TensorProto.BFLOAT16, TensorProto.FLOAT
 
 
 def read_widened(path: Path) -> ModelProto | None:
     """Return the file's model with float32 wherever it says bfloat16, None where it never does."""
-    model, reader = read_model(path), TensorReader(path.parent)
+    model, reader = read_model(path), TensorReader(find_files(path))
     changed = _widen_graph(model.graph, reader)
     for function in model.functions:
         changed |= _widen_nodes(function.node, reader)

@@ -12,6 +12,7 @@ from schemas.errors import ModelRefused
 from tests.worker.engine.models.onnx.graphs import constant, initializer, node, save
 from worker.engine.models.onnx import load_onnx, run_reference
 from worker.engine.models.onnx.archive import TensorReader, read_model
+from worker.engine.models.onnx.files import find_files
 from worker.engine.models.onnx.graph import read_graph
 from worker.engine.models.program import Program
 
@@ -81,7 +82,7 @@ def test_functions_that_multiply_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path, [node("f0", ["x"], ["y"], domain="local")], functions=functions, opsets={"": 20, "local": 1})
 
     with pytest.raises(ModelRefused, match="too many nodes"):
-        read_graph(read_model(path), TensorReader(tmp_path), max_nodes=1000)
+        read_graph(read_model(path), TensorReader(find_files(path)), max_nodes=1000)
 
 
 @pytest.mark.parametrize("positive", [True, False])
