@@ -12,6 +12,7 @@ from tests.examples.artifacts import ARTIFACTS
 from tests.worker.engine.models.onnx.test_broken_files import BYTES, CHANGES
 from tests.worker.engine.models.torchscript.test_hostile import ARCHIVES, CLAIMS, CODE, PICKLES
 from worker.engine.models.onnx.archive import TensorReader, read_model
+from worker.engine.models.onnx.files import find_files
 from worker.engine.models.onnx.graph import read_graph
 from worker.engine.models.torchscript.scan import scan_archive
 
@@ -25,7 +26,7 @@ NOT_TRACED = {"two_in_two_out"}
 def scan(path: Path) -> None:
     """Read what is read of a file before anything of it is loaded or run."""
     if path.suffix == ".onnx":
-        assert read_graph(read_model(path), TensorReader(path.parent)).unsupported == ()
+        assert read_graph(read_model(path), TensorReader(find_files(path))).unsupported == ()
     else:
         scan_archive(path)
 
