@@ -151,7 +151,7 @@ def describe_unsupported(name: str, got: str) -> Fault:
     return Fault(
         f"operator {name} is not supported",
         where=name,
-        expected="operators of the TorchScript support table",
+        expected="PyTorch operators of the support table",
         got=got,
         advice="rewrite this part with standard tensor operators, or export the model to ONNX",
     )

@@ -75,7 +75,21 @@ def load_pt2(path: Path) -> Program:
         ModelRefused: if it is built to mislead its reader, or has a forward that cannot be audited as it is.
         UnsupportedOperator: if it uses operators outside the table; all of them are named.
     """
-    contents = read_contents(path)
+    return import_contents(read_contents(path))
+
+
+def import_contents(contents: Contents) -> Program:
+    """Return the program of an archive's contents.
+
+    Args:
+        contents: the graph and its tensors, which become the program's.
+
+    Returns:
+        The program.
+
+    Raises:
+        ModelRefused: if its forward writes into its own weights or buffers, or takes what is no tensor.
+    """
     document = contents.document
     scope, state = sort_tensors(contents)
     inputs = _read_inputs(document, state, scope)

@@ -14,8 +14,9 @@ from torch import Tensor
 from schemas.errors import DataMismatch, Fault
 from worker.engine.models.aten.operators import Given, Read, find_dispatched
 from worker.engine.models.pt2.document import Argument, Branch, Declared, Graph, Node, Several
+from worker.engine.models.pt2.guards import find_broken_guards
 from worker.engine.models.pt2.importer import ATEN, HIGHER_ORDER, find_entries, find_function
-from worker.engine.models.pt2.load import Contents, load_pt2, read_contents
+from worker.engine.models.pt2.load import Contents, import_contents, read_contents
 from worker.engine.models.pt2.symbols import WITHOUT_EFFECT
 
 Values = dict[str, Any]
@@ -33,10 +34,14 @@ def run_reference(path: Path, inputs: dict[str, Tensor], threads: int) -> dict[s
         The outputs by name.
 
     Raises:
-        DataMismatch: if the graph fails on these inputs, or computes tensors of other dtypes or sizes than it declares.
+        DataMismatch: if the inputs break what the exporter assumed, if the graph fails on them, or if it computes tensors of
+            other dtypes or sizes than it declares.
     """
-    names = load_pt2(path).outputs
     contents = read_contents(path)
+    names = import_contents(contents).outputs
+    broken = find_broken_guards(contents.document.guards, inputs)
+    if broken:
+        raise DataMismatch(*broken)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -34,7 +34,7 @@ class Document:
     """What models/*.json holds, as far as it is read.
 
     results: what the user gets, in order. changes: the full names of buffers and parameters that a call changes.
-    output_spec: where the results stand in what forward returns.
+    output_spec: where the results stand in what forward returns. guards: what the exporter assumed of the inputs, as texts.
     """
 
     version: str
@@ -44,6 +44,7 @@ class Document:
     changes: tuple[str, ...]
     output_spec: str | None
     namedtuples: dict[str, tuple[str, ...]]
+    guards: tuple[str, ...]
 
     @property
     def stored(self) -> dict[str, str]:
@@ -87,6 +88,7 @@ def read_document(value: Any, where: str) -> Document:
         changes=changes,
         output_spec=_find_output_spec(module, where),
         namedtuples=_read_namedtuples(module, where),
+        guards=tuple(read_text(guard, where) for guard in read_list(given.get("guards_code", []), where)),
     )
 
 
