@@ -23,7 +23,8 @@ URI = {"uri": f"artifact:sha256:{DIGEST}"}
 
 def inspect(model: Path, data: Path | None = None, **named: str) -> InspectionFigures:
     given = {"model": URI} | ({"data": URI | {"inputs": named}} if data is not None else {})
-    return inspect_model(InspectionInput(InspectionRequest.model_validate(given), model, data, Path()), lambda *_: None)
+    scratch = (data or model).parent
+    return inspect_model(InspectionInput(InspectionRequest.model_validate(given), model, data, scratch), lambda *_: None)
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_mlp", "characters"])

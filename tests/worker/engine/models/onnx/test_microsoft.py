@@ -247,6 +247,12 @@ SIMPLE: dict[str, tuple[str, dict[str, Tensor], dict[str, Any], int]] = {
         {"activation": "sigmoid", "epsilon": 1e-5},
         1,
     ),
+    "gates of linear attention": (
+        "LinearAttentionGate",
+        {"a": torch.randn(2, 5, 4), "s": torch.randn(4), "f": -torch.rand(4), "b": torch.randn(2, 5, 4)},
+        {},
+        2,
+    ),
     "branches": ("BranchwiseRMSNorm", {"x": torch.randn(2, 16), "s": torch.randn(2, 8)}, {"num_branches": 2}, 1),
     "causal convolution": (
         "CausalConvWithState",
@@ -298,6 +304,33 @@ def test_other_operators(tmp_path: Path, name: str) -> None:
     operator, inputs, attributes, outputs = SIMPLE[name]
 
     compare(tmp_path, operator, inputs, attributes, outputs)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "identity"])
+@pytest.mark.parametrize(("chosen", "normalised"), [(1, 0), (2, 0), (2, 1)])
+def test_experts(tmp_path: Path, activation: str, chosen: int, normalised: int) -> None:
+    inputs = {
+        "x": torch.randn(2, 5, 8),
+        "scores": torch.randn(10, 4),
+        "a": torch.randn(4, 16, 8),
+        "ab": torch.randn(4, 16),
+        "b": torch.randn(4, 8, 16),
+        "bb": torch.randn(4, 8),
+    }
+    attributes: dict[str, Any] = {"k": chosen, "activation_type": activation, "normalize_routing_weights": normalised}
+    stored = {name: inputs[name] for name in ("a", "ab", "b", "bb")}
+
+    compare(tmp_path, "MoE", inputs, attributes, stored=stored, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("shape", [(2, 5, 32), (2, 2, 5, 16)])
+def test_rotary_positions_of_three_streams(tmp_path: Path, layout: int, shape: tuple[int, ...]) -> None:
+    angles = torch.arange(12).unsqueeze(1) * torch.rand(8)
+    inputs = {"x": torch.randn(shape), "p": torch.randint(12, (3, 2, 5)), "cos": angles.cos(), "sin": angles.sin()}
+    attributes: dict[str, Any] = {"mrope_section": [4, 2, 2], "mrope_layout": layout, "num_heads": 2}
+
+    compare(tmp_path, "MRotaryEmbedding", inputs, attributes)
 
 
 def test_transposed_convolutions_with_pads_as_an_input(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from worker.engine.models.onnx.operators import (
     microsoft,
     microsoft_arrays,
     microsoft_attention,
+    microsoft_experts,
     normalisation,
     padding,
     pooling,
@@ -56,6 +57,7 @@ FAMILIES: tuple[Family, ...] = (
     microsoft.operator,
     runtime_quantised.operator,
     microsoft_attention.operator,
+    microsoft_experts.operator,
     microsoft_arrays.operator,
 )
 TABLE = Table(FAMILIES)
