@@ -11,7 +11,8 @@ With the threshold t, the bracket [lo, hi] and the last epsilon e of a range tha
     hi >= t, lo < t / 1.1     undecided: between lo and the threshold nobody looked, so "nothing was found" would be
                            said of what was never tried; also when the range starts above the threshold
 
-Where the data was sampled, all of this was seen on the examples of the search only, and is undecided.
+Where the data was sampled, a crossing counts if the lower limit of the damage at hi reaches the limit, and that nothing was
+found counts if the upper limit of the damage at lo is below it; in between the condition's `undecided` decides.
 """
 
 from gate.judgement import Judgement, State
@@ -21,18 +22,34 @@ from schemas.report import BreakingPoint
 BRACKET_RESOLUTION = 1.1
 """How far below the threshold the last uncrossed epsilon may lie, as a ratio."""
 
-SAMPLED_ADVICE = "Leave data.max_examples and precision out of the request, or gate on a drop at one epsilon."
 
-
-def judge_point(point: BreakingPoint, threshold: float, kinds: frozenset[str], *, sampled: bool) -> Judgement:
+def judge_point(point: BreakingPoint, threshold: float, kinds: frozenset[str], confidence: float, *, sampled: bool) -> Judgement:
     """Return whether `point` is found to lie at `threshold` or above; `kinds` are those of its scope."""
     state, reason = _judge_reached(point, threshold) if point.reached else _judge_unreached(point, threshold)
-    if sampled:
-        state, reason = "undecided", f"{reason} But that is of the examples of the search only. {SAMPLED_ADVICE}"
+    if sampled and state in {"exceeded", "holds"}:
+        state, doubt = _read_limits(point, state, confidence)
+        reason += doubt
     shown = point.bracket.hi if point.reached else point.bracket.lo
     badness = -(shown if shown is not None else 0.0)
     message = f"the breaking point of {name_point(point)}, for {name_limit(point)}: {reason}"
     return Judgement(state, kinds, point.scope, None, shown, badness, message)
+
+
+def _read_limits(point: BreakingPoint, state: State, confidence: float) -> tuple[State, str]:
+    """Return what limits leave of a judgement on sampled data, and the sentence that says so."""
+    crossed, limit = state == "exceeded", point.limit.get("loss_change") or point.limit.get("drop")
+    if crossed and point.observed is None:
+        return state, ""  # not finite on one example, so not on all of the data
+    interval = point.interval if crossed else point.lo_interval
+    if interval is None or not isinstance(limit, int | float):
+        return "undecided", " But the report has no confidence limits for that. Run the audit again."
+    if interval.method != "exact" and interval.confidence < confidence:
+        return "undecided", f" But its limits have confidence {show_number(interval.confidence)} only: raise that of the request."
+    if crossed:
+        kept = interval.lower is not None and interval.lower >= limit
+    else:
+        kept = interval.upper is not None and interval.upper < limit and not interval.asymptotic
+    return (state, "") if kept else ("between", " But the limits of the damage there do not tell on which side it is.")
 
 
 def _judge_reached(point: BreakingPoint, threshold: float) -> tuple[State, str]:

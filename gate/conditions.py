@@ -62,7 +62,9 @@ def _judge_matches(condition: Condition, report: Report, confidence: float) -> l
     if threshold is not None:
         kinds = find_kinds(report)
         points, sampled = find_breaking_points(report, condition.where, condition.require, kinds), report.subject.data.sampled
-        return [judge_point(point, threshold, kinds.get(point.scope, frozenset()), sampled=sampled) for point in points]
+        return [
+            judge_point(point, threshold, kinds.get(point.scope, frozenset()), confidence, sampled=sampled) for point in points
+        ]
     return [judge_finding(finding, condition.require, report, confidence) for finding in find_findings(report, condition.where)]
 
 

@@ -1,4 +1,4 @@
-"""What a finding can carry beside its search: limits on held-out examples, upper bounds, curvature."""
+"""What a report can carry beside its searches: confidence limits, upper bounds, curvature, the theory of random trials."""
 
 from typing import Literal
 
@@ -68,3 +68,23 @@ class Smoothness(Output):
     converged: bool
     hessian_products: int
     kind: Literal["estimate"]
+
+
+class BestOf(Output):
+    """The median of the best eta among `trials` random directions."""
+
+    trials: int
+    median_eta: float
+
+
+class Theory(Output):
+    """Theorem 1 of Sun et al. for one scope at p = 2, n = k; docs/method.md section 4."""
+
+    scope: str
+    weights: int
+    gradient_norm: float
+    expected_eta: float
+    expected_eta_squared: float
+    best_of: tuple[BestOf, ...]
+    log10_trials_for_half: float
+    probability: float

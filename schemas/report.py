@@ -7,7 +7,7 @@ itself, the subject and the request echo, which makes the Report.
 from typing import Any, Literal
 
 from schemas.base import Norm, Output, Scale
-from schemas.bounds import ErrorBound, HeldOut, Interval, Smoothness, UpperBound
+from schemas.bounds import ErrorBound, HeldOut, Interval, Smoothness, Theory, UpperBound
 from schemas.limits import Along
 
 ModelFormat = Literal["onnx", "torchscript", "pt2"]
@@ -299,7 +299,10 @@ class Bracket(Output):
 
 
 class BreakingPoint(Output):
-    """The smallest epsilon, or along max_corrupted the smallest n, at which a limit was found to be crossed."""
+    """The smallest epsilon, or along max_corrupted the smallest n, at which a limit was found to be crossed.
+
+    interval, lo_interval: where the data was sampled, limits of what was observed, and of the damage at `lo`.
+    """
 
     limit: dict[str, Any]
     along: Along = "epsilon"
@@ -310,26 +313,8 @@ class BreakingPoint(Output):
     observed: float | None
     evaluations: int
     passes: Passes
-
-
-class BestOf(Output):
-    """The median of the best eta among `trials` random directions."""
-
-    trials: int
-    median_eta: float
-
-
-class Theory(Output):
-    """Theorem 1 of Sun et al. for one scope at p = 2, n = k; docs/method.md section 4."""
-
-    scope: str
-    weights: int
-    gradient_norm: float
-    expected_eta: float
-    expected_eta_squared: float
-    best_of: tuple[BestOf, ...]
-    log10_trials_for_half: float
-    probability: float
+    interval: Interval | None = None
+    lo_interval: Interval | None = None
 
 
 class Flag(Output):

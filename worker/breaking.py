@@ -1,5 +1,6 @@
 """The breaking points that a request asks for, found with the request's own search."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ import torch
 from schemas.limits import Limit
 from schemas.request import BreakingPointRequest
 from worker.context import AuditContext
-from worker.engine.breaking_point import BreakingPointResult, Probe, find_breaking_point
+from worker.engine.breaking_point import BreakingPointResult, Probe, count_evaluations, find_breaking_point
 from worker.engine.corruption import CorruptionSet
 from worker.engine.record import Clean
 from worker.engine.scopes import Scope
@@ -16,6 +17,7 @@ from worker.engine.search import Cell, search_cells
 from worker.engine.session import Evaluator
 from worker.engine.tally import Outcome
 from worker.places import find_point_scopes
+from worker.sampling import PointMeter
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,28 @@ def _find_one(context: AuditContext, point: BreakingPointRequest, scope: Scope) 
     if context.gradient.is_zero(scope.tensors):
         gradient, settings = torch.zeros_like(gradient), replace(settings, random_trials=max(1, context.settings.random_trials))
 
+    low, high = find_range(point, evaluator.layout.size)
+    whole, population = point.along == "max_corrupted", context.population
+    meter = None if population is None else PointMeter(context.request, population, count_evaluations(low, high, whole=whole))
+
     def crosses(outcome: Outcome) -> bool:
         return context.clean.compute_damage(what, outcome) >= threshold
 
     def probe(value: float) -> Probe:
         chosen = choose_set(point, value)
         cell = Cell(scope, chosen, (chosen.max_corrupted,))
-        [result] = search_cells(evaluator, [cell], gradient, context.pool, settings, crosses)
-        outcome = result.worst[what].outcome
-        observed = context.clean.compute_damage(what, outcome)
-        shown = None if observed == float("inf") else observed
-        return Probe(crosses(outcome), shown, result.forward, result.backward)
+        # Where the data is sampled, a corruption that just crosses on what was searched would hardly do so on the rest.
+        [result] = search_cells(evaluator, [cell], gradient, context.pool, settings, crosses if meter is None else None)
+        worst, cost = result.worst[what], (result.forward, result.backward)
+        observed = context.clean.compute_damage(what, worst.outcome)
+        if meter is None or observed == math.inf:
+            return Probe(crosses(worst.outcome), None if observed == math.inf else observed, *cost)
+        answer = meter.measure(evaluator.layout.apply(worst.corruption), what, threshold)
+        if answer is None:
+            return Probe(crossed=True, observed=None, forward=result.forward, backward=result.backward)
+        return Probe(answer.interval.lower >= threshold, answer.estimate, *cost, answer.interval)
 
-    return find_breaking_point(probe, *find_range(point, evaluator.layout.size), whole=point.along == "max_corrupted")
+    return find_breaking_point(probe, low, high, whole=whole)
 
 
 def find_range(point: BreakingPointRequest, weights: int) -> tuple[float, float]:

@@ -159,11 +159,18 @@ class Planner:
             times = PassTimes(0.0, STEP_OF_PRODUCT * self.whole.step / 2)
             yield Part("smoothness", "all", len(counted), sum(counted, Passes()), times, self._examples)
         yield from self._plan_flips()
-        if population is not None:
-            drawn = population.sample if request.precision is None else len(population)
-            yield self._plan_worst("sampled", drawn)
+        if self._drawn is not None:
+            yield self._plan_worst("sampled", self._drawn)
         if self._context.held_out is not None:
             yield self._plan_worst("held_out", len(self._context.held_out.dataset))
+
+    @property
+    def _drawn(self) -> int | None:
+        """How many examples are measured at most where the data is sampled."""
+        population = self._context.population
+        if population is None:
+            return None
+        return population.sample if self._context.request.precision is None else len(population)
 
     def _plan_worst(self, work: plan.PlannedWork, examples: int) -> Part:
         """Return what it takes to measure the worst corruptions on other examples than those of the search."""
@@ -189,6 +196,9 @@ class Planner:
             passes = count_most_passes(search.method, search.budget_passes) * probes
             times = self._time(known[found.asked.scope], chosen)
             yield Part("breaking_points", found.asked.scope, probes, passes, times, self._examples, SHARE_SPENT)
+            if self._drawn is not None:
+                plain = self._time_plain(self._drawn)
+                yield Part("sampled", found.asked.scope, probes, Passes(probes, 0), plain, self._drawn)
 
     def _plan_search(self) -> Iterator[Part]:
         search = self._context.settings

@@ -8,13 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from schemas.report import Clean, Finding, Measured, MeasuredMetric, NonFinite
+from schemas.request import AuditRequest
 from worker.beyond import show_interval
 from worker.context import AuditContext
 from worker.engine.population import Figure, Population
 from worker.engine.sampled import Plan, Reading, read_figures
 from worker.engine.scopes import Layout
 from worker.engine.search import CellResult
-from worker.engine.statistics.precision import Answer
+from worker.engine.statistics.interval import Threshold
+from worker.engine.statistics.precision import Answer, Target
 from worker.engine.statistics.sequence import compute_mean
 from worker.targets import PERPLEXITY, Targets
 
@@ -62,6 +64,27 @@ class SampleMeter:
             loss_interval=show_interval(shown["loss"].interval),
             metric_intervals={name: show_interval(shown[name].interval) for name in clean.metrics},
         )
+
+
+class PointMeter:
+    """Measures a breaking point's corruptions on the population until they are clear of its limit.
+
+    looks: how many epsilons are tried at most; the limits hold for all of them together.
+    """
+
+    def __init__(self, request: AuditRequest, population: Population, looks: int) -> None:
+        plan = Targets(request).plan()
+        self._population, self._plan = population, replace(plan, confidence=1 - (1 - plan.confidence) / looks)
+
+    def measure(self, parameters: Mapping[str, Tensor], what: str, limit: float) -> Answer | None:
+        """Return the damage to the loss or to a metric; None where it is not finite."""
+        figure = list_figures(what)[0]
+        target = Target() if what == PERPLEXITY else Target(thresholds=(Threshold(limit),))
+        answer = read_figures(self._population, parameters, {figure: target}, self._plan).answers.get(figure)
+        if answer is None:
+            return None
+        shown = show_answer(figure, answer)
+        return _compare_perplexity(shown, self._population) if what == PERPLEXITY else shown
 
 
 def list_figures(what: str) -> list[Figure]:

@@ -7,6 +7,8 @@ import onnxruntime
 import torch
 
 from schemas import report
+from schemas.bounds import BestOf, Theory
+from worker.beyond import show_interval
 from worker.breaking import FoundBreakingPoint, choose_set
 from worker.context import AuditContext
 from worker.engine.flags import RaisedFlag
@@ -85,14 +87,16 @@ def _build_breaking_point(point: FoundBreakingPoint) -> report.BreakingPoint:
         observed=result.observed,
         evaluations=result.evaluations,
         passes=report.Passes(forward=result.forward, backward=result.backward),
+        interval=None if result.interval is None else show_interval(result.interval),
+        lo_interval=None if result.lo_interval is None else show_interval(result.lo_interval),
     )
 
 
-def _build_theory(context: AuditContext) -> report.Theory | None:
+def _build_theory(context: AuditContext) -> Theory | None:
     weights = sum(context.session.program.weights[name].numel() for name in context.audited)
     theory = compute_random_theory(weights, context.gradient.compute_norm(context.audited))
-    best = tuple(report.BestOf(trials=trials, median_eta=eta) for trials, eta in theory.best_of.items())
-    return report.Theory(
+    best = tuple(BestOf(trials=trials, median_eta=eta) for trials, eta in theory.best_of.items())
+    return Theory(
         scope="model",
         weights=theory.weights,
         gradient_norm=theory.gradient_norm,

@@ -44,10 +44,10 @@ def describe_sampled(report: Report) -> list[str]:
         return []
     clean = report.clean
     figures = [
-        f"{one_line(name)} {show_metric(name, value)}{_show_sample(clean.metric_intervals.get(name))}"
+        f"{one_line(name)} {show_metric(name, value)}{show_sample(clean.metric_intervals.get(name))}"
         for name, value in clean.metrics.items()
     ]
-    whole = f"The unchanged model: {'; '.join([*figures, f'loss {clean.loss:.4g}{_show_sample(clean.loss_interval)}'])}."
+    whole = f"The unchanged model: {'; '.join([*figures, f'loss {clean.loss:.4g}{show_sample(clean.loss_interval)}'])}."
     widest = max((finding.scope.weights for finding in report.findings), default=0)
     wide = [finding for finding in report.findings if finding.scope.weights == widest]
     return [whole, *(_tell_sampled(finding) for finding in wide[:MAX_HELD_OUT])]
@@ -56,16 +56,17 @@ def describe_sampled(report: Report) -> list[str]:
 def _tell_sampled(finding: Finding) -> str:
     measured = finding.measured
     figures = [
-        f"{one_line(name)} worsens by {show_drop(name, metric.drop)}{_show_sample(metric.interval)}"
+        f"{one_line(name)} worsens by {show_drop(name, metric.drop)}{show_sample(metric.interval)}"
         for name, metric in measured.metrics.items()
         if metric.drop is not None
     ]
     if measured.loss_change is not None:
-        figures.append(f"the loss changes by {show_change(measured.loss_change)}{_show_sample(measured.interval)}")
+        figures.append(f"the loss changes by {show_change(measured.loss_change)}{show_sample(measured.interval)}")
     return f"{name_cell(finding)}: {'; '.join(figures)}."
 
 
-def _show_sample(interval: Interval | None) -> str:
+def show_sample(interval: Interval | None) -> str:
+    """Return the limits of a figure on sampled data, and how many examples they are from."""
     if interval is None:
         return ""
     if interval.method == "exact":

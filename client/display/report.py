@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from client.display.beyond import describe_flips, describe_held_out, describe_sampled
+from client.display.beyond import describe_flips, describe_held_out, describe_sampled, show_sample
 from client.display.comparison import compare_with_random
-from client.display.figures import NOTHING, one_line, show_count, show_digest, show_metric, show_size
+from client.display.figures import NOTHING, one_line, show_change, show_count, show_digest, show_drop, show_metric, show_size
 from client.display.sections import build_grid, print_section
 from client.display.tables import build_ranking_table, build_sets_table
 from gate.wording import name_ball, name_limit, name_point, show_place
@@ -39,9 +39,18 @@ def describe_point(point: BreakingPoint) -> str:
     where, limit, bracket = name_point(point), name_limit(point), point.bracket
     if not point.reached or bracket.hi is None:
         end = f"up to {show_place(point, bracket.lo)}" if bracket.lo is not None else "in the range that was searched"
-        return f"{where}: no corruption {end} was found to cause {limit}."
+        return f"{where}: no corruption {end} was found to cause {limit}.{_tell_seen(point)}"
     below = f"; none was found at {show_place(point, bracket.lo)}" if bracket.lo is not None else ", the start of the range"
-    return f"{where}: {limit} at {show_place(point, bracket.hi)}{below}."
+    return f"{where}: {limit} at {show_place(point, bracket.hi)}{below}.{_tell_seen(point)}"
+
+
+def _tell_seen(point: BreakingPoint) -> str:
+    """Return what was measured there, where the data was sampled."""
+    if point.interval is None or point.observed is None:
+        return ""
+    metric = point.limit.get("metric")
+    seen = show_change(point.observed) if metric is None else show_drop(str(metric), point.observed)
+    return f" Measured there: {seen}{show_sample(point.interval)}."
 
 
 def _build_header(report: Report) -> RenderableType:

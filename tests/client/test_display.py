@@ -281,8 +281,10 @@ def test_samples_are_told_with_their_limits() -> None:
     document = build_changed(draw).model_dump(mode="json")
     document["subject"]["data"] |= {"examples": 50000, "sampled": True, "search_examples": 2000}
     document["clean"]["metric_intervals"] = {"accuracy": drop}
+    document["breaking_points"][0] |= {"observed": 0.225, "interval": drop}
     text = " ".join(read(Report.model_validate(document)).split())
     assert "50,000 examples, searched on 2,000 of them" in text
+    assert "Measured there: 22.5 points (limits 0.2 to 0.25, 95% each) from 128 examples." in text
     assert "The unchanged model: accuracy 97.5 % (limits 0.2 to 0.25, 95% each) from 128 examples; loss 0.0812." in text
     assert (
         "accuracy worsens by 22.5 points (limits 0.2 to 0.25, 95% each) from 128 examples; the loss changes by +0.9 (exactly"

@@ -8,7 +8,7 @@ import pytest
 from gate.evaluate import evaluate
 from schemas.report import Report
 from schemas.verdict import Verdict
-from tests.gate.reports import REPORT_SHA256, build_document, build_findings, build_policy, build_report
+from tests.gate.reports import REPORT_SHA256, build_document, build_findings, build_point, build_policy, build_report
 from tests.gate.test_beyond import limits
 
 TODAY = date(2026, 6, 1)
@@ -97,11 +97,48 @@ def test_the_clean_model_is_judged_by_its_limits(interval: dict[str, Any] | None
     assert bounded.outcome == "fail"
 
 
+AT_HI, AT_LO = sample(0.051, 0.06), sample(0.02, 0.049)
+NEVER, TIED, ASYMPTOTIC = None, sample(0.04, 0.06), sample(0.02, 0.049, "asymptotic_sequence")
+
+
+@pytest.mark.parametrize(
+    ("bracket", "limits_at", "outcome"),
+    [
+        ((0.21, 0.22), (AT_HI, AT_LO), "pass"),
+        ((0.21, 0.22), (AT_HI, TIED), "warn"),
+        ((0.21, 0.22), (AT_HI, ASYMPTOTIC), "warn"),
+        ((0.21, 0.22), (AT_HI, None), "inconclusive"),
+        ((0.11, 0.12), (AT_HI, TIED), "fail"),
+        ((0.11, 0.12), (TIED, AT_LO), "warn"),
+        ((0.11, 0.12), (None, AT_LO), "inconclusive"),
+        ((0.3, NEVER), (AT_LO, AT_LO), "pass"),
+        ((0.3, NEVER), (TIED, TIED), "warn"),
+        ((0.3, NEVER), (sample(0.049, 0.049, "exact", 50_000),) * 2, "pass"),
+        ((0.11, 0.22), (AT_HI, AT_LO), "inconclusive"),
+    ],
+)
+def test_a_breaking_point_counts_as_far_as_its_limits_carry_it(
+    bracket: tuple[float | None, float | None], limits_at: tuple[Any, Any], outcome: str
+) -> None:
+    point = build_point(*bracket) | {"interval": limits_at[0], "lo_interval": limits_at[1]}
+    report = build_sampled(sample(0.0, 0.01), breaking_points=[point])
+    condition = {"require": {"breaking_point_at_least": 0.2}, "undecided": "warn"}
+    assert evaluate(build_policy(condition), report, REPORT_SHA256, TODAY).outcome == outcome
+    strict = evaluate(build_policy(condition, confidence=0.99), report, REPORT_SHA256, TODAY).outcome
+    assert strict == ("pass" if (limits_at[1] or {}).get("method") == "exact" else "inconclusive")
+
+
+def test_a_crossing_that_is_not_finite_needs_no_limits() -> None:
+    point = build_point(0.11, 0.12) | {"observed": None}
+    report = build_sampled(sample(0.0, 0.01), breaking_points=[point])
+    assert evaluate(build_policy({"require": {"breaking_point_at_least": 0.2}}), report, REPORT_SHA256, TODAY).outcome == "fail"
+
+
 def test_what_the_search_saw_on_its_own_examples_decides_nothing() -> None:
     report = build_sampled(sample(0.0, 0.01))
     point = evaluate(build_policy({"require": {"breaking_point_at_least": 0.01}}), report, REPORT_SHA256, TODAY)
     assert point.outcome == "inconclusive"
-    assert "max_examples" in point.conditions[0].message
+    assert "no confidence limits" in point.conditions[0].message
     policy = build_policy({"where": WHOLE, "require": DROP}, regression={"metric_drop_increase_at_most": 1.0})
     assert evaluate(policy, report, REPORT_SHA256, TODAY, (report, REPORT_SHA256)).outcome == "inconclusive"
     bounded = report.model_dump(mode="json")["findings"]

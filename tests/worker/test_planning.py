@@ -118,10 +118,13 @@ def test_what_a_sample_saves_is_counted(precision: dict[str, float] | None, draw
         precision=precision,
         search={"budget_passes": 10, "random_trials": 0},
         theory={"upper_bounds": True},
+        breaking_points=[{"limit": {"loss_change": 1.0}, "range": [1.0, 1.1]}],
     )
     planned = plan(job)
     assert [(part.work, part.passes.forward, part.examples) for part in planned.parts] == [
         ("gradient", 1, 30),
+        ("breaking_points", 3 * 6, 30),
+        ("sampled", 3, drawn),
         ("search", 6, 30),
         ("sampled", 1 + 1 * 2, drawn),
     ]

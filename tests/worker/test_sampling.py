@@ -106,6 +106,22 @@ def test_precision_mode_stops_where_the_threshold_is_clear_and_uses_all_of_the_d
     assert measured.loss_change == pytest.approx(truth["loss"][0] - tied.clean.loss, rel=1e-5)
 
 
+def test_a_breaking_point_is_where_limits_cross_and_stays_where_they_do_not(tmp_path: Path) -> None:
+    asked = {"limit": {"metric": "accuracy", "drop": 0.1}, "range": [0.1, 30.0]}
+    fields: dict[str, Any] = {"breaking_points": [asked], "search": {"budget_passes": 20}, "objective": {"metrics": ["accuracy"]}}
+    [whole] = run(write_sampled(tmp_path, None, **fields)).breaking_points
+    precision = {"thresholds": [{"metric": "accuracy", "drop_at_most": 0.5}]}
+    [point] = run(write_sampled(tmp_path, 300, scratch="precise", precision=precision, **fields)).breaking_points
+    assert whole.interval is whole.lo_interval is None
+    assert point.interval is not None
+    assert point.lo_interval is not None
+    assert (point.interval.lower or 0) >= 0.1 > (point.lo_interval.upper or 1)
+    assert 1 - point.interval.confidence == pytest.approx(0.05 / 9)  # nine epsilons at most, from 0.1 to 30
+    assert point.bracket.hi is not None
+    assert whole.bracket.hi is not None
+    assert 0.9 * whole.bracket.hi < point.bracket.hi < 1.5 * whole.bracket.hi
+
+
 def test_a_relative_error_is_kept_and_searches_on_a_sample_by_default(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"sets": [{"norm": 2, "epsilon": [3.0]}], "objective": {"metrics": ["accuracy"]}}
     job = write_sampled(tmp_path, None, precision={"relative_error": 0.3, "confidence": 0.9}, **fields)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from worker.engine.statistics.interval import Interval
+
 CLOSE = 1.05
 """The bracket is narrow enough when hi / lo is below this."""
 MAX_EVALUATIONS = 24
@@ -13,17 +15,21 @@ SHARE_SPENT = 0.5
 
 @dataclass(frozen=True)
 class Probe:
-    """One epsilon or n tried: whether the limit was crossed, the damage seen, and what it cost."""
+    """One epsilon or n tried: whether the limit was crossed, the damage seen, and what it cost; limits where it was sampled."""
 
     crossed: bool
     observed: float | None
     forward: int
     backward: int
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
 class BreakingPointResult:
-    """hi was measured to cross the limit (a proof); at lo the search did not find a crossing (no proof)."""
+    """hi was measured to cross the limit (a proof); at lo the search did not find a crossing (no proof).
+
+    interval, lo_interval: limits of the damage observed, and of the damage at lo, where they were sampled.
+    """
 
     lo: float | None
     hi: float | None
@@ -31,6 +37,8 @@ class BreakingPointResult:
     evaluations: int
     forward: int
     backward: int
+    interval: Interval | None = None
+    lo_interval: Interval | None = None
 
 
 def count_evaluations(low: float, high: float, *, whole: bool = False) -> int:
@@ -74,10 +82,13 @@ def find_breaking_point(probe: Callable[[float], Probe], low: float, high: float
         lo, hi = (lo, middle) if probes[middle].crossed else (middle, hi)
     if lo is None:
         lo, hi = (None, low) if probes[high].crossed else (high, None)
+    shown = probes[high if hi is None else hi]
     return BreakingPointResult(
         lo=lo,
         hi=hi,
-        observed=probes[high if hi is None else hi].observed,
+        observed=shown.observed,
+        interval=shown.interval,
+        lo_interval=None if lo is None else probes[lo].interval,
         evaluations=len(probes),
         forward=sum(entry.forward for entry in probes.values()),
         backward=sum(entry.backward for entry in probes.values()),
