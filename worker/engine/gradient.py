@@ -55,12 +55,17 @@ def compute_gradient(session: Session, names: Sequence[str]) -> GradientInfo:
 
     Accumulated over micro-batches in the weights' dtype; losses in float64.
     """
-    leaves = {name: session.program.weights[name].detach().clone().requires_grad_() for name in names}
+    leaves = make_leaves(session, names)
     [clean] = Evaluator(session, names).differentiate([leaves])
     reached = tuple(name for name, leaf in leaves.items() if leaf.grad is not None)
     flat = session.objective.is_flat
     by_weight = {name: torch.zeros_like(leaf) if flat else read_gradient(leaf) for name, leaf in leaves.items()}
     return GradientInfo(clean, reached, by_weight, session.run(lambda: _sample_example_squares(session, names)))
+
+
+def make_leaves(session: Session, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the weights as leaves of a graph; they share the memory of the clean ones, which nothing writes to."""
+    return {name: session.program.weights[name].detach().requires_grad_() for name in names}
 
 
 def _sample_example_squares(session: Session, names: Sequence[str]) -> dict[str, float]:
@@ -70,7 +75,7 @@ def _sample_example_squares(session: Session, names: Sequence[str]) -> dict[str,
     totals = dict.fromkeys(names, 0.0)
     for row in rows:
         [(inputs, target)] = session.dataset.take([row]).batches(1)
-        leaves = {name: session.program.weights[name].detach().clone().requires_grad_() for name in names}
+        leaves = make_leaves(session, names)
         output = session.objective.select_output(session.program.forward(leaves, inputs))
         labels = max(1, int(session.objective.find_counted(target).sum()))
         loss = session.objective.compute_losses(output, target).sum() / labels

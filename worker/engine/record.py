@@ -102,7 +102,7 @@ class Pool:
     def add(self, layout: Layout, candidates: Iterable[Candidate]) -> None:
         """Add what a cell found."""
         for candidate in {id(candidate): candidate for candidate in candidates}.values():
-            largest = float(candidate.corruption.abs().max())
+            largest = float(torch.linalg.vector_norm(candidate.corruption, math.inf))
             if largest > 0 and candidate.corruption.nbytes <= self.room_bytes:
                 self.known.append(Known(layout, candidate, largest))
                 self.room_bytes -= candidate.corruption.nbytes

@@ -1,17 +1,21 @@
 """R1: the closed form is the optimum of <a, g> over S(p, epsilon, n)."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tests.oracles import best_linear_value, p_norm, sample_feasible
+from worker.engine import corruption
 from worker.engine.corruption import CorruptionSet, compute_closed_form, keep_largest
 from worker.engine.regions import Ball
 
 NORMS = [1.0, 1.2, 1.5, 2.0, 3.0, 5.0, math.inf]
+LONG = 5_003
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -73,3 +77,39 @@ def test_random_corruption_has_the_norm_and_support_of_the_worst_case(p: float, 
     assert int((drawn != 0).sum()) == (1 if p == 1 else (n or 100))
     assert torch.equal(drawn, Ball(CorruptionSet(p, 0.2, n), 100).draw(seed=5))
     assert not torch.equal(drawn, Ball(CorruptionSet(p, 0.2, n), 100).draw(seed=6))
+
+
+def keep_largest_by_sorting(vector: Tensor, count: int) -> Tensor:
+    order = vector.abs().sort(descending=True, stable=True).indices[:count]
+    kept = torch.zeros_like(vector)
+    kept[order] = vector[order]
+    return kept
+
+
+VECTORS: dict[str, Callable[[torch.Generator], Tensor]] = {
+    "normal": lambda generator: torch.randn(LONG, generator=generator),
+    "few values": lambda generator: torch.randint(-3, 4, (LONG,), generator=generator).float(),
+    "mostly zero": lambda generator: torch.where(torch.rand(LONG, generator=generator) < 0.01, 1.5, 0.0),
+    "tiny": lambda generator: 1e-42 * torch.randint(-9, 9, (LONG,), generator=generator),
+    "one value": lambda generator: torch.full((LONG,), -2.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("kind", VECTORS)
+def test_the_largest_of_a_long_vector_are_those_of_a_sort(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corruption, "CHUNK", 1000)
+    vector = VECTORS[kind](torch.Generator().manual_seed(0)).to(dtype)
+    for count in (1, 7, 700, LONG // 2, LONG - 1):
+        assert torch.equal(keep_largest(vector, count), keep_largest_by_sorting(vector, count))
+
+
+@pytest.mark.parametrize("norm", [1.0, 1.5, 2.0, math.inf])
+@pytest.mark.parametrize("count", [None, 50])
+def test_long_vectors_have_the_closed_form_of_short_ones(norm: float, count: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradient = torch.randn(LONG, generator=torch.Generator().manual_seed(0))
+    whole = compute_closed_form(gradient, CorruptionSet(norm, 0.1, count))
+    monkeypatch.setattr(corruption, "CHUNK", 1000)
+    pieces = compute_closed_form(gradient, CorruptionSet(norm, 0.1, count))
+    assert torch.equal(pieces.corruption, whole.corruption)
+    assert pieces.value == pytest.approx(whole.value, rel=1e-13)
