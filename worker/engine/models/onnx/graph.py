@@ -351,7 +351,7 @@ class _GraphReader:
         if scope is not None or context.scope is not None:
             self.graph.scopes[name] = scope if scope is not None else context.scope or ""
         self.graph.operators[name] = operator
-        if not graphs and operator.learn is None and not operator.rounds:
+        if not graphs and operator.is_node:
             self.graph.nodes[name] = (node, form.opset)
         function = operator.choose_function(len(node.output))
         facts = {"shape_only": operator.shape_only, "dynamic_shape": operator.dynamic_shape}

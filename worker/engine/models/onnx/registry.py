@@ -132,6 +132,11 @@ class Operator:
     rounds: bool = False
 
     @property
+    def is_node(self) -> bool:
+        """Whether a step of this operator computes what the file's node does, from the same inputs, in tensors."""
+        return not (self.rounds or self.learn is not None or (self.alias and self.domain))
+
+    @property
     def title(self) -> str:
         """The operator's name, with its domain when that is not ONNX's own."""
         return f"{self.domain}.{self.name}" if self.domain else self.name

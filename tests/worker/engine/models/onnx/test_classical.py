@@ -229,3 +229,12 @@ def test_columns_are_picked_and_joined_as_the_runtime_does(tmp_path: Path) -> No
     x = torch.randn(4, 3)
 
     assert torch.equal(load_onnx(path).forward({}, {"x": x})["y"], run_reference(path, {"x": x}, threads=1)["y"])
+
+
+def test_maps_of_scores_are_left_to_the_interpreter(tmp_path: Path) -> None:
+    model, _ = CLASSIFIERS["network"]
+    with_maps = load_onnx(_save(tmp_path, model, IRIS))
+    without = load_onnx(_save(tmp_path, model, IRIS, maps=False))
+
+    assert not any(step.name in with_maps.nodes for step in with_maps.steps if step.operator == "ai.onnx.ml.ZipMap")
+    assert all(step.name in without.nodes for step in without.steps)
