@@ -244,7 +244,9 @@ class Importer:
         """Return the name under which steps find a value; a known one becomes a constant of the program."""
         if isinstance(value, Read):
             return value.name
-        name = f"%{label}"
+        name = f"#{label}"  # what steps make begins with another letter
+        while name in self.state.constants:
+            name += "'"
         self.state.constants[name] = value.value
         return name
 
