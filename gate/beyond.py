@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 from gate.damage import Demand
-from gate.wording import show_number
+from gate.wording import add_article, show_number
 from schemas.bounds import HeldOut, Interval
 from schemas.policy import Require
 from schemas.report import Measured
@@ -63,8 +63,8 @@ def judge_limits(seen: Seen, demand: Demand, confidence: float) -> LimitJudgemen
     """Return whether the demand is kept where the limits hold, at the policy's confidence."""
     value, interval = seen.value, seen.interval
     if value is None:
-        return LimitJudgement("undecided", None, f"a {demand.figure} that was not measured {seen.examples}")
-    figure = f"a {demand.figure} of {show_number(value)} {seen.examples}"
+        return LimitJudgement("undecided", None, f"{add_article(demand.figure)} that was not measured {seen.examples}")
+    figure = f"{add_article(demand.figure)} of {show_number(value)} {seen.examples}"
     if interval is None:
         return LimitJudgement("undecided", value, f"{figure}, which has no confidence limits")
     if interval.method == "exact":

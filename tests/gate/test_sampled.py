@@ -67,7 +67,7 @@ def test_a_value_and_a_loss_have_limits_of_their_own() -> None:
 
 def test_the_sentence_says_how_many_examples_the_limits_are_from() -> None:
     message = judge(build_sampled(sample(0.08, 0.12)), DROP).conditions[0].message
-    assert "accuracy drop of 0.1 on 200 of 50000 examples, on all of them between 0.08 and 0.12" in message
+    assert "gives an accuracy drop of 0.1 on 200 of 50000 examples, on all of them between 0.08 and 0.12" in message
 
 
 def test_an_exact_figure_is_right_at_every_confidence_and_a_weak_limit_at_none() -> None:
