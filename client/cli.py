@@ -19,6 +19,7 @@ from client.commands.shared import describe_result
 from client.commands.status import cancel, status
 from client.commands.up import up
 from client.commands.verdict import verdict
+from client.commands.worker import worker
 from client.display.consoles import build_messages, silence, write_json
 from client.display.problem import print_error
 from client.errors import AuditFailed, ExitCode, GaveUp, ProblemError, choose_exit_code
@@ -38,7 +39,7 @@ def faultline() -> None:
     """Audit trained models for the damage that small changes of their weights can do, and gate deployments on it."""
 
 
-for command in (up, inspect, plan, audit, status, report, verdict, cancel, replay):
+for command in (up, inspect, plan, audit, status, report, verdict, cancel, replay, worker):
     faultline.add_command(command)
 
 

@@ -30,8 +30,12 @@ class Health(Output):
 
 
 class Readiness(Output):
-    """Broker and store answer and at least one worker takes audits; `audits` counts them by state."""
+    """Broker and store answer and at least one worker takes audits.
+
+    audits: how many there are in each state. sandbox: which layers confine every audit, whichever worker gets it.
+    """
 
     status: Literal["ready"]
     workers: int
     audits: dict[str, int]
+    sandbox: dict[str, bool]

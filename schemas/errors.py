@@ -28,6 +28,7 @@ FaultlineError
 │   └── AttemptsExhausted                                              quarantined
 ├── Cancelled                                                          job cancelled
 ├── WorkerFault             the worker's own failure, retried elsewhere
+│   └── SandboxTooWeak      a layer is missing that the operator requires
 └── Unavailable             broker or store out of reach               503
 """
 
@@ -224,6 +225,12 @@ class WorkerFault(FaultlineError):
     """The audit process died or said something it must not say."""
 
     code, title = "worker_fault", "The audit process failed"
+
+
+class SandboxTooWeak(WorkerFault):
+    """The operator requires a sandbox that this machine does not give; no model is opened."""
+
+    code, title = "sandbox_too_weak", "The sandbox is too weak"
 
 
 class Unavailable(FaultlineError):

@@ -19,11 +19,12 @@ async def check_readiness(queue: JobQueue, store: ArtifactStore) -> Readiness:
 
     """
     faults: list[Fault] = []
-    workers, audits = 0, {}
+    workers: list[dict[str, bool]] = []
+    audits: dict[str, int] = {}
     try:
         await queue.ping()
         workers, audits = await queue.workers(), await queue.counts()
-        faults += find_worker_faults(workers)
+        faults += find_worker_faults(len(workers))
     except Unavailable as error:
         faults += error.faults
     try:
@@ -33,7 +34,13 @@ async def check_readiness(queue: JobQueue, store: ArtifactStore) -> Readiness:
     if faults:
         logger.info("not ready: %s", "; ".join(f"{fault.what}, got {fault.got}" for fault in faults))
         raise Unavailable(*faults)
-    return Readiness(status="ready", workers=workers, audits=audits)
+    return Readiness(status="ready", workers=len(workers), audits=audits, sandbox=find_common_layers(workers))
+
+
+def find_common_layers(workers: list[dict[str, bool]]) -> dict[str, bool]:
+    """Return which layers confine every audit, whichever worker gets it."""
+    names = sorted({name for layers in workers for name in layers})
+    return {name: all(layers.get(name, False) for layers in workers) for name in names}
 
 
 def find_worker_faults(workers: int) -> list[Fault]:

@@ -1,7 +1,7 @@
 """Leases: the store as workers see it. A job belongs to the attempt that claimed it, for as long as that attempt beats."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
@@ -96,9 +96,9 @@ class Leases:
         ids = self._run("sweep", *self._describe_ends(), self._quiet_us, longest_us, MOST_RINGS)
         return [id.decode() for id in ids]
 
-    def announce(self, worker: str, ttl_s: float) -> None:
-        """Say that this worker takes jobs, for `ttl_s` from now; 0 says that it leaves."""
-        self._run("workers", worker, round(ttl_s * 1e6))
+    def announce(self, worker: str, ttl_s: float, sandbox: Mapping[str, bool] | None = None) -> None:
+        """Say that this worker takes jobs, for `ttl_s` from now, and which layers confine them; 0 says that it leaves."""
+        self._run("workers", worker, round(ttl_s * 1e6), canonical_bytes(dict(sandbox or {})))
 
     def _describe_ends(self, *last: Fault) -> Sequence[int | bytes]:
         return self._max_tries, describe_exhausted(self._max_tries, *last), describe_cancelled()

@@ -1,5 +1,6 @@
 """JobQueue: the store as the API sees it. Nothing here runs a job; storage/leases.py does."""
 
+import json
 import secrets
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -136,9 +137,9 @@ class JobQueue:
             fields = await self._client.hgetall(f"{KEY_PREFIX}counts")
         return {state: int(fields.get(state.encode(), 0)) for state in STATES}
 
-    async def workers(self) -> int:
-        """Return how many workers have said lately that they take jobs."""
-        return int(await self._run("workers"))
+    async def workers(self) -> list[dict[str, bool]]:
+        """Return, for each worker that has said lately that it takes jobs, which layers confine its audits."""
+        return [json.loads(sandbox) for sandbox in await self._run("workers")]
 
     async def close(self) -> None:
         """Stop listening for changes; the client stays open."""

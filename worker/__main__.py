@@ -1,16 +1,22 @@
-"""`python -m worker`: one worker process. Settings come from the environment; docs/operations.md lists them."""
+"""`python -m worker [--check]`: one worker process. Settings come from the environment; docs/operations.md lists them.
 
+--check attacks the sandbox that audits would run in, prints what stopped each attack, and ends: 0 all stopped, 1 not.
+"""
+
+import argparse
 import logging
 import os
 import sys
 
-from schemas.errors import FaultlineError, InvalidRequest
+from schemas.errors import FaultlineError, InvalidRequest, SandboxTooWeak
 from storage.artifacts import FileArtifactStore
 from storage.connection import connect
 from storage.doorbell import Doorbell
 from storage.leases import Leases
 from storage.urls import make_broker_url
 from worker.celery_app import Consumption, create_app, run_worker
+from worker.check import check_sandbox, find_layers
+from worker.confine import check_layers
 from worker.drain import Drain
 from worker.lease_sweeper import LeaseSweeper
 from worker.process import ChildSpec
@@ -19,18 +25,29 @@ from worker.settings import WorkerSettings, load_settings, make_worker_name
 from worker.supervisor import Resources
 from worker.warm import WarmChild, build_child_spec
 
+log = logging.getLogger("worker")
+
 FAILED, BAD_CONFIGURATION = 2, 3
 
 
 def main() -> int:
     """Run until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="faultline worker", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="attack the sandbox and print what stopped each attack")
+    check = parser.parse_args().check
+    if check:  # needs no store
+        os.environ.setdefault("REDIS_URL", "redis://127.0.0.1")
     try:
         settings = load_settings()
     except InvalidRequest as error:
         return _complain(error, BAD_CONFIGURATION)
+    if check:
+        return check_sandbox(settings)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         serve(settings, build_child_spec(settings, os.environ))
+    except SandboxTooWeak as error:
+        return _complain(error, BAD_CONFIGURATION)
     except FaultlineError as error:
         return _complain(error, FAILED)
     return 0
@@ -45,6 +62,9 @@ def _complain(error: FaultlineError, code: int) -> int:
 def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
     """Open the resources, consume, and close them in reverse order; `spec` says how audit processes are started."""
     name = make_worker_name()
+    layers = find_layers(settings)
+    log.info("audits are confined by: %s", ", ".join(layer for layer, holds in layers.items() if holds) or "nothing")
+    check_layers(layers, settings.sandbox)
     broker_url = make_broker_url(settings.redis_url)
     artifacts = FileArtifactStore(settings.data_dir / "artifacts")
     leases = Leases(connect(settings.redis_url), settings.lease_s)
@@ -59,7 +79,7 @@ def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
     def is_serving() -> bool:
         return warm.has_been_ready and consumption.is_live and not drain.begun
 
-    sweeper = LeaseSweeper(leases, doorbell, name, settings.lease_s, is_serving)
+    sweeper = LeaseSweeper(leases, doorbell, name, settings.lease_s, is_serving, layers)
     warm.start()
     sweeper.start()
     drain.guard()

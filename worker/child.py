@@ -9,13 +9,14 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from schemas.errors import Fault, FaultlineError, LimitError, MemoryLimit, WorkerFault
 from schemas.inspection import InspectionRequest
 from schemas.request import AuditRequest
-from worker.confine import Limits, confine, tie_to_parent
+from worker.confine import Confinement, Limits, SandboxMode, check_layers, confine, leave_network, tie_to_parent
 from worker.engine.shortage import is_out_of_memory
 from worker.messages import (
     JobMessage,
@@ -46,7 +47,9 @@ def main(warm_up: WarmUp) -> None:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--sandbox", choices=("required", "best", "off"), required=True)
     given = parser.parse_args()
+    offline = leave_network(given.sandbox, accelerator=given.device != "cpu")
     if not tie_to_parent(given.parent):
         os._exit(PARENT_GONE)
     incoming, outgoing = _set_protocol_aside()
@@ -55,7 +58,10 @@ def main(warm_up: WarmUp) -> None:
     say(ReadyMessage())
     line = incoming.readline()
     if line:
-        _serve(JobMessage.model_validate_json(line), work, say)
+        job = JobMessage.model_validate_json(line)
+        layers = {**_confine(job, given.sandbox, given.device), "namespaces": offline}
+        say(StartedMessage(layers=layers))
+        _serve(job, partial(_check_first, work, layers, given.sandbox), say)
     # Not sys.exit: tearing down the libraries takes time and can crash after the result was given.
     os._exit(0)
 
@@ -81,11 +87,12 @@ def warm_up_engine(device: str, threads: int) -> Work:
     from worker.planning import plan_audit  # noqa: PLC0415
 
     import_readers()
-    # A sum split over other threads rounds otherwise: the count is fixed so that reports repeat bit for bit.
-    fix_numerics(threads)
     torch.set_num_interop_threads(1)
 
     def work(job: JobMessage, report_progress: Callable[[str, int, int], None]) -> "Finding":
+        # A sum split over other threads rounds otherwise: the count is fixed so that reports repeat bit for bit.
+        # Only now, because threads that start before Landlock are not bound by it.
+        fix_numerics(threads)
         model, data = Path(job.model_path), None if job.data_path is None else Path(job.data_path)
         if job.kind == "inspection" or data is None:
             asked = InspectionRequest.model_validate(job.request)
@@ -106,9 +113,19 @@ def _make_speaker(outgoing: BinaryIO) -> Callable[["BaseModel"], None]:
     return say
 
 
+def _confine(job: JobMessage, mode: SandboxMode, device: str) -> dict[str, bool]:
+    limits = Limits(memory_bytes=job.memory_bytes, file_bytes=job.file_bytes)
+    return confine(Confinement(limits, job.list_inputs(), Path.cwd(), accelerator=device != "cpu", mode=mode))
+
+
+def _check_first(
+    work: Work, layers: dict[str, bool], mode: SandboxMode, job: JobMessage, report_progress: Callable[[str, int, int], None]
+) -> "Finding":
+    check_layers(layers, mode)
+    return work(job, report_progress)
+
+
 def _serve(job: JobMessage, work: Work, say: Callable[["BaseModel"], None]) -> None:
-    confine(Limits(memory_bytes=job.memory_bytes, file_bytes=job.file_bytes))
-    say(StartedMessage())
     try:
         found = work(job, _make_progress(say))
     except Exception as error:  # noqa: BLE001 - whatever the model did, the supervisor must hear of it

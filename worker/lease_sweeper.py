@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from schemas.errors import Unavailable
 from storage.doorbell import Doorbell
@@ -18,12 +18,21 @@ WARMING_PERIOD_S = 0.2
 class LeaseSweeper:
     """A thread of every worker; three rounds fit into one lease, and any worker's round serves all."""
 
-    def __init__(self, leases: Leases, doorbell: Doorbell, worker: str, lease_s: float, is_serving: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        doorbell: Doorbell,
+        worker: str,
+        lease_s: float,
+        is_serving: Callable[[], bool],
+        sandbox: Mapping[str, bool],
+    ) -> None:
         self._leases = leases
         self._doorbell = doorbell
         self._worker = worker
         self._lease_s = lease_s
         self._is_serving = is_serving
+        self._sandbox = sandbox
         self._stop = threading.Event()
         self._reached = True
         self._next_sweep = 0.0
@@ -59,7 +68,7 @@ class LeaseSweeper:
 
     def _announce(self) -> None:
         if self._is_serving():
-            self._leases.announce(self._worker, self._lease_s)
+            self._leases.announce(self._worker, self._lease_s, self._sandbox)
 
     def sweep_once(self) -> list[str]:
         """Do one round and return the jobs whose doorbell was rung."""

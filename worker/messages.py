@@ -5,6 +5,7 @@ parsed by these classes, and rejected whole when it does not fit.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -25,7 +26,10 @@ class _Message(BaseModel):
 
 
 class JobMessage(_Message):
-    """The supervisor's one line: what to do, with which files, and within which limits. request: of the kind's own class."""
+    """The supervisor's one line: what to do, with which files, and within which limits.
+
+    request: of the kind's own class. Each field `..._path` names a file to read.
+    """
 
     kind: JobKind = "audit"
     request: dict[str, Any]
@@ -35,6 +39,10 @@ class JobMessage(_Message):
     memory_bytes: int
     file_bytes: int
 
+    def list_inputs(self) -> tuple[Path, ...]:
+        """Return every file that the job may read."""
+        return tuple(Path(value) for name, value in self if name.endswith("_path") and value is not None)
+
 
 class ReadyMessage(_Message):
     """Everything is imported; no model was read and no accelerator touched."""
@@ -43,9 +51,10 @@ class ReadyMessage(_Message):
 
 
 class StartedMessage(_Message):
-    """The child has confined itself and reads the model next."""
+    """The child has confined itself and reads the model next; `layers` says how, while nobody else can speak for it."""
 
     type: Literal["started"] = "started"
+    layers: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")], bool], Field(max_length=16)]
 
 
 class ProgressMessage(_Message):

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from schemas.errors import Fault, InvalidRequest
 from storage.doorbell import name_queue
 from storage.urls import check_redis_url
+from worker.confine import SandboxMode
 
 MIB = 2**20
 GIB = 2**30
@@ -45,6 +46,9 @@ class WorkerSettings(BaseSettings):
         default=64 * MIB, ge=1024, description="all that the audit process may say, its result included"
     )
     job_scratch_bytes: int = Field(default=4 * GIB, ge=1024, description="all files of the audit process together")
+    sandbox: SandboxMode = Field(
+        default="best", description="required: refuse to work without every layer; best: use those there are; off: for tests"
+    )
     drain_s: float = Field(default=10.0, ge=0, le=86400, description="what a running audit gets to end after SIGTERM")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="lines on stderr")
 

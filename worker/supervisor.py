@@ -15,6 +15,7 @@ from schemas.report import Measurement
 from storage.artifacts import ArtifactStore
 from storage.doorbell import Doorbell
 from storage.leases import Claim, Leases
+from worker.confine import check_layers
 from worker.drain import Drain
 from worker.heartbeat import Heartbeat
 from worker.limits import JobLimits
@@ -246,8 +247,9 @@ def _converse(child: Child, job: JobMessage, heartbeat: Heartbeat, resources: Re
                 return take_result(message, job.kind), layers
             if isinstance(message, ProgressMessage):
                 heartbeat.tell(message)
-            elif isinstance(message, StartedMessage):
-                layers = observe_layers(child.pid)
+            elif isinstance(message, StartedMessage) and not layers:  # once: later it could be the model that speaks
+                layers = observe_layers(child.pid, message.layers)
+                check_layers(layers, resources.settings.sandbox)
             elif isinstance(message, FailureMessage):
                 raise message.to_error()
             else:

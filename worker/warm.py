@@ -29,13 +29,15 @@ INHERITED = (
 def build_child_spec(settings: WorkerSettings, environment: Mapping[str, str]) -> ChildSpec:
     """Return how this worker starts its audit processes."""
     threads = str(settings.threads)
-    options = ("--parent", "{parent}", "--device", settings.device, "--threads", threads)
+    options = ("--parent", "{parent}", "--device", settings.device, "--threads", threads, "--sandbox", settings.sandbox)
     fixed = {
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
+        # Threads of numpy and Arrow would start at import, before the sandbox, and so stay outside Landlock.
+        "OPENBLAS_NUM_THREADS": "1",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "ORT_DISABLE_TELEMETRY": "1",
     }

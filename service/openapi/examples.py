@@ -20,7 +20,12 @@ ABOUT: Document = {
     "links": {"audits": "/v1/audits", "verdicts": "/v1/verdicts"},
 }
 HEALTH: Document = {"status": "alive"}
-READINESS: Document = {"status": "ready", "workers": 2, "audits": {"queued": 1, "running": 2, "succeeded": 310}}
+READINESS: Document = {
+    "status": "ready",
+    "workers": 2,
+    "audits": {"queued": 1, "running": 2, "succeeded": 310},
+    "sandbox": {"landlock": True, "namespaces": False, "seccomp": True},
+}
 ARTIFACT: Document = {
     "sha256": MODEL_SHA256,
     "size_bytes": 61234,

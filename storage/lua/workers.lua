@@ -1,11 +1,17 @@
--- Notes that a worker lives (ARGV: worker, for how long; 0: it leaves) and forgets those that have fallen silent.
--- Returns how many are known
+-- Notes that a worker lives (ARGV: worker, for how long, how it confines audits; 0: it leaves) and forgets those that have
+-- fallen silent. Returns how each of the others confines its audits
 local worker, life = ARGV[1], tonumber(ARGV[2] or '0')
 
-if worker and life > 0 then
+if worker then
   redis.call('ZADD', prefix .. 'workers', integer(now + life), worker)
-elseif worker then
-  redis.call('ZREM', prefix .. 'workers', worker)
+  redis.call('HSET', prefix .. 'sandboxes', worker, ARGV[3])
 end
-redis.call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', integer(now))
-return redis.call('ZCARD', prefix .. 'workers')
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'workers', '-inf', integer(now))) do
+  redis.call('ZREM', prefix .. 'workers', gone)
+  redis.call('HDEL', prefix .. 'sandboxes', gone)
+end
+local found = {}
+for _, name in ipairs(redis.call('ZRANGE', prefix .. 'workers', 0, -1)) do
+  found[#found + 1] = redis.call('HGET', prefix .. 'sandboxes', name) or '{}'
+end
+return found

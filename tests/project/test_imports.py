@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "worker": {
         "worker", "schemas", "gate", "storage", "pydantic", "pydantic_settings",
-        "celery", "kombu", "billiard", "redis", "torch", "onnxruntime", "numpy",
+        "celery", "kombu", "billiard", "redis", "torch", "onnx", "onnxruntime", "numpy",
     },
     "client": {"client", "schemas", "gate", "pydantic", "httpx2", "httpcore2", "rich", "click", "yaml"},
     "standalone": {"standalone", "schemas", "storage", "pydantic", "redis"},

@@ -280,14 +280,14 @@ def test_counts_follow_every_transition(desk: Desk) -> None:
 
 
 def test_workers_are_those_that_announced_themselves_lately(desk: Desk) -> None:
-    assert desk.run(desk.queue.workers()) == 0
+    assert desk.run(desk.queue.workers()) == []
     desk.leases.announce("a", 30)
-    desk.leases.announce("a", 30)
+    desk.leases.announce("a", 30, {"seccomp": True})
     desk.leases.announce("b", 30)
     desk.leases.announce("c", 0.05)
     desk.leases.announce("b", 0)
     wait_out_lease()
-    assert desk.run(desk.queue.workers()) == 1
+    assert desk.run(desk.queue.workers()) == [{"seccomp": True}]
 
 
 def test_records_of_a_newer_program_are_left_alone(desk: Desk) -> None:

@@ -95,6 +95,8 @@ def misdirect(spec: ChildSpec, misdeed: str) -> ChildSpec:
 def open_bench(valkey: RunningValkey, folder: Path, misdeed: str | None = None, **changes: Any) -> Iterator[Bench]:
     """Open a bench whose audit process does `misdeed`, or is the real one."""
     values = {"lease_s": 2.0, "drain_s": 0.0, "job_timeout_s": 60.0, "job_memory_bytes": 2**31, **changes}
+    if misdeed is not None:
+        values = {"sandbox": "off", **values}  # the supervisor must not need it
     settings = WorkerSettings(redis_url=valkey.redis_url, data_dir=folder, **values)
     environment = {"PATH": "/usr/bin:/bin", "REDIS_URL": "redis://:secret@example.org/0", "FAULTLINE_TOKEN": "secret"}
     spec = build_child_spec(settings, environment)

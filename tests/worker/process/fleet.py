@@ -44,7 +44,7 @@ class Fleet:
         return worker
 
     def wait_until_ready(self, count: int, within_s: float = 60.0) -> None:
-        eventually(lambda: self.desk.run(self.desk.queue.workers()) >= count, within_s)
+        eventually(lambda: len(self.desk.run(self.desk.queue.workers())) >= count, within_s)
 
     def find_worker(self, job_id: str) -> subprocess.Popen[bytes]:
         """Return the worker that holds the job."""

@@ -141,7 +141,7 @@ def test_a_result_becomes_a_report_with_what_the_supervisor_saw_itself(open_here
     assert path is not None
     report = json.loads(path.read_bytes())
     assert record.verdict in {"pass", "fail", "warn", "inconclusive"}
-    assert report["environment"]["sandbox"] == {"no_new_privileges": True, "rlimits": True}
+    assert {name for name, holds in report["environment"]["sandbox"].items() if holds} == {"no_new_privileges", "rlimits"}
     assert report["subject"]["model"]["size_bytes"] == len(b"a model")
     assert report["subject"]["request_digest"] == record.request_digest
     (counterexample,) = report["counterexamples"]
