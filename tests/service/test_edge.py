@@ -24,6 +24,10 @@ METHODS = {
     "/v1/audits/x": "DELETE, GET, HEAD, OPTIONS",
     "/v1/audits/x/report": "GET, HEAD, OPTIONS",
     "/v1/audits/x/verdict": "GET, HEAD, OPTIONS",
+    "/v1/audits:plan": "OPTIONS, POST",
+    "/v1/plans/x": "GET, HEAD, OPTIONS",
+    "/v1/models:inspect": "OPTIONS, POST",
+    "/v1/inspections/x": "GET, HEAD, OPTIONS",
     "/v1/verdicts": "OPTIONS, POST",
 }
 
