@@ -1,5 +1,6 @@
 """Inspections say what is in a file: against what onnx and torch themselves read from it."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ URI = {"uri": f"artifact:sha256:{DIGEST}"}
 
 def inspect(model: Path, data: Path | None = None, **named: str) -> InspectionFigures:
     given = {"model": URI} | ({"data": URI | {"inputs": named}} if data is not None else {})
-    scratch = (data or model).parent
-    return inspect_model(InspectionInput(InspectionRequest.model_validate(given), model, data, scratch), lambda *_: None)
+    request = InspectionRequest.model_validate(given)
+    with tempfile.TemporaryDirectory() as scratch:
+        return inspect_model(InspectionInput(request, model, data, Path(scratch)), lambda *_: None)
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_mlp", "characters"])
