@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from schemas.base import Norm, Output, Scale
 from schemas.bounds import ErrorBound, HeldOut, Interval, Smoothness, Theory, UpperBound
+from schemas.comparison import Comparison
 from schemas.limits import Along
 
 ModelFormat = Literal["onnx", "torchscript", "pt2"]
@@ -77,6 +78,7 @@ class Clean(Output):
     """The uncorrupted model on the data; with limits where the data was sampled."""
 
     loss: float
+    normalised_loss: float | None = None
     metrics: dict[str, float]
     loss_interval: Interval | None = None
     metric_intervals: dict[str, Interval] = {}
@@ -257,7 +259,10 @@ class BitFlips(Output):
 
 
 class Finding(Output):
-    """One cell: one scope, one corruption set."""
+    """One cell: one scope, one corruption set.
+
+    normalised_loss_change: what the corruption that is worst for the loss does to the logit-normalised one.
+    """
 
     id: str
     scope: ScopeInfo
@@ -272,6 +277,7 @@ class Finding(Output):
     upper_bound: UpperBound | None = None
     smoothness: Smoothness | None = None
     error_bound: ErrorBound | None = None
+    normalised_loss_change: float | None = None
 
 
 class RankingEntry(Output):
@@ -358,6 +364,7 @@ class Figures(Output):
     bit_flips: tuple[BitFlips, ...] = ()
     theory: Theory | None
     flags: tuple[Flag, ...]
+    comparability: tuple[Comparison, ...] = ()
     environment: Environment
 
 

@@ -206,10 +206,12 @@ class Theory(Input):
 
     upper_bounds: what no corruption of the set can exceed, where the program allows it; about 5 passes in float64 per cell.
     smoothness: the largest curvature and the error bound of the estimate; about 60 passes per scope.
+    normalised_loss: the logit-normalised loss beside the raw one; 1 pass per cell.
     """
 
     upper_bounds: bool = False
     smoothness: bool = False
+    normalised_loss: bool = True
 
 
 class BitFlipRequest(Input):

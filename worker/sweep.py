@@ -13,6 +13,7 @@ from schemas.request import AuditRequest, NormSet, RoundingSet
 from worker.beyond import HeldOutMeter
 from worker.bounds import ScopeBounds
 from worker.breaking import FoundBreakingPoint, choose_set
+from worker.comparability import NormalisedMeter
 from worker.context import AuditContext
 from worker.engine.cells import plan_cells
 from worker.engine.corruption import CorruptionSet
@@ -29,11 +30,13 @@ from worker.sampling import SampleMeter
 class Sweep:
     """Findings and the flags they raised, by the finding's place in the report, and counterexample files by finding.
 
-    sampled, held_out, bounder: what measures each finding on sampled data, beyond the data and from above.
+    sampled, held_out, normalised, bounder: what measures each finding on sampled data, beyond the data, by the normalised loss
+    and from above.
     """
 
     sampled: SampleMeter
     held_out: HeldOutMeter
+    normalised: NormalisedMeter
     bounder: LossBounder | None
     findings: dict[int, Finding] = field(default_factory=dict)
     flags: dict[int, list[RaisedFlag]] = field(default_factory=dict)
@@ -79,7 +82,7 @@ def sweep_scopes(
     plans = [plan_cells(scope, size, sets) for scope, size in zip(context.scopes, sizes, strict=True)]
     places = list(itertools.accumulate((len(cells) for cells in plans), initial=1))
     bounder = LossBounder(context.session) if context.request.theory.upper_bounds else None
-    sweep = Sweep(SampleMeter(context), HeldOutMeter(context), bounder)
+    sweep = Sweep(SampleMeter(context), HeldOutMeter(context), NormalisedMeter(context), bounder)
     # Parts first: what is found in a part counts in every scope that holds it.
     report_progress("search", 0, places[-1] - 1)
     for index in sorted(range(len(plans)), key=lambda index: len(context.scopes[index].tensors)):
@@ -109,6 +112,7 @@ def _sweep_scope(context: AuditContext, cells: Sequence[Cell], place: int, sweep
         sections = {
             "scope": finding.scope.model_copy(update=place_info),
             "held_out": sweep.held_out.measure(evaluator.layout, result),
+            "normalised_loss_change": sweep.normalised.measure(evaluator, result),
             **bounds.describe(chosen),
         }
         finding = sweep.sampled.measure(evaluator.layout, result, finding.model_copy(update=sections))

@@ -10,6 +10,7 @@ from schemas import report
 from schemas.bounds import BestOf, Theory
 from worker.beyond import show_interval
 from worker.breaking import FoundBreakingPoint, choose_set
+from worker.comparability import list_comparisons
 from worker.context import AuditContext
 from worker.engine.flags import RaisedFlag
 from worker.engine.population import Population
@@ -34,8 +35,9 @@ def write_measurement(
         opset=program.opset,
         **describe_data(context.session, context.population),
         coverage=build_coverage(context),
-        clean=sweep.sampled.describe_clean(),
+        clean=sweep.sampled.describe_clean().model_copy(update={"normalised_loss": sweep.normalised.clean}),
         findings=sweep.list_findings(),
+        comparability=list_comparisons(sweep.list_findings(), context.request.objective.loss),
         ranking=build_rankings(sweep.list_findings()),
         breaking_points=tuple(_build_breaking_point(point) for point in points),
         bit_flips=flips,

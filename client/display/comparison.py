@@ -58,3 +58,15 @@ def _tell_theory(report: Report) -> list[str]:
     trials = f"about 10^{theory.log10_trials_for_half:.0f} random trials"
     where = f"p = 2, {theory.weights:,} weights"
     return [f"By theory, {trials} reach half of the first-order damage with probability {theory.probability:g} ({where})."]
+
+
+def compare_models(report: Report) -> list[str]:
+    """Return by which figures this model can be compared with another, and by which not, in words."""
+    sentences = []
+    for can, start in ((True, "The same for two models on the same data"), (False, "Not comparable between models")):
+        chosen = [one for one in report.comparability if one.between_models is can]
+        figures = [f"{clean_text(one.figure).replace('_', ' ')} ({clean_text(one.scale)} sets)" for one in chosen]
+        if figures:
+            sentences.append(f"{start}: {', '.join(figures)}.")
+    reasons = dict.fromkeys(clean_text(one.reason) for one in report.comparability if not one.between_models)
+    return [*sentences, *(f"Why not: {reason}." for reason in reasons)]

@@ -6,7 +6,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from client.display.beyond import describe_flips, describe_held_out, describe_sampled, show_sample
-from client.display.comparison import compare_with_random
+from client.display.comparison import compare_models, compare_with_random
 from client.display.figures import NOTHING, one_line, show_change, show_count, show_digest, show_drop, show_metric, show_size
 from client.display.sections import build_grid, print_section
 from client.display.tables import build_ranking_table, build_sets_table
@@ -27,6 +27,7 @@ def print_report(console: Console, report: Report) -> None:
         print_section(console, _name_wide_scopes(whole), [build_sets_table(whole, console)])
     _print_rankings(console, report)
     print_section(console, "Gradient against chance", [Text(sentence) for sentence in compare_with_random(report)])
+    print_section(console, "Beside another model", [Text(sentence) for sentence in compare_models(report)])
     print_section(console, "Breaking points", [Text(describe_point(point)) for point in report.breaking_points])
     print_section(console, "Bit flips", [Text(describe_flips(flips)) for flips in report.bit_flips])
     print_section(console, "On samples of the data", [Text(sentence) for sentence in describe_sampled(report)])

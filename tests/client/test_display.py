@@ -301,3 +301,19 @@ def test_rankings_and_sets_of_every_kind_are_named() -> None:
     text = read(Report.model_validate(document))
     assert "Most vulnerable components: int8 per channel rounding" in text
     assert "norm 2, epsilon 0.3 (elementwise scale)" in text
+
+
+def test_what_can_be_compared_with_another_model_is_said() -> None:
+    entry = {"scale": "absolute", "invariant_to": [], "between_models": False, "reason": "the set is in the units of the weights"}
+    good = {
+        "figure": "accuracy",
+        "scale": "tensor",
+        "invariant_to": ["logit_scale"],
+        "between_models": True,
+        "reason": "the same",
+    }
+    document = build_document() | {"comparability": [entry | {"figure": "loss_change"}, good]}
+    text = " ".join(read(Report.model_validate(document)).split())
+    assert "The same for two models on the same data: accuracy (tensor sets)." in text
+    assert "Not comparable between models: loss change (absolute sets)." in text
+    assert "Why not: the set is in the units of the weights." in text

@@ -1,7 +1,7 @@
 """Objective: the loss L(w; D) and the labels it counts; method section 1."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ class Objective:
     ignore_index: int = -100
     output: int | str = 0
     metrics: tuple[str, ...] = ("accuracy",)
+    normalised: bool = False
+    """Whether the logits of each label are divided by their standard deviation over the classes first."""
 
     @property
     def has_classes(self) -> bool:
@@ -99,9 +101,25 @@ class Objective:
 
     def compute_logs(self, output: Tensor) -> Tensor:
         """Return the log-probabilities of the classes."""
+        if self.normalised:
+            return self._normalise(output).log_softmax(-1)
         if self.output_kind == "logits":
             return output.log_softmax(-1)
         return output.log() if self.output_kind == "probabilities" else output
+
+    def _normalise(self, output: Tensor) -> Tensor:
+        r"""Return (z - mean z) / std z over the classes; logits that are all equal stay so.
+
+        Log-probabilities differ from logits by a number that is the same for all classes, so they give the same.
+        """
+        logits = output.log() if self.output_kind == "probabilities" else output
+        centred = logits - logits.mean(-1, keepdim=True)
+        spread = centred.square().mean(-1, keepdim=True).sqrt()
+        return torch.where(spread > 0, centred / spread, centred)
+
+    def normalise(self) -> "Objective":
+        """Return the logit-normalised loss alone."""
+        return replace(self, normalised=True, metrics=())
 
     def compute_margin_losses(self, output: Tensor, target: Tensor) -> Tensor:
         """Return minus the margin of each label's class, 0 once it is answered wrongly; its rise lowers the accuracy."""

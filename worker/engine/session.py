@@ -116,12 +116,13 @@ class Evaluator:
         """Keep no clean activations: memory ran out."""
         self._kept, self._room = {}, 0
 
-    def measure(self, corruptions: Sequence[Tensor]) -> list[Outcome]:
-        """Apply each corruption [k] and return what it does on all of the data. One forward pass each."""
+    def measure(self, corruptions: Sequence[Tensor], objective: Objective | None = None) -> list[Outcome]:
+        """Apply each corruption [k] and return what it does on all of the data, by this objective. One forward pass each."""
+        judge = objective or self.session.objective
         corrupted = [self.layout.apply(corruption) for corruption in corruptions]
 
         def measure() -> list[Outcome]:
-            tallies = [Tally(self.session.objective) for _ in corrupted]
+            tallies = [Tally(judge) for _ in corrupted]
             for batch, boundary in self._batches():
                 run = self._split.measure_corrupted if self.session.pays_sessions(batch[1]) else self._split.run_corrupted
                 # What is shared was made outside: tensors of this mode may take no part in a gradient.
