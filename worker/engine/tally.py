@@ -96,17 +96,8 @@ class Tally:
         counted = self._objective.find_counted(target)
         finite = _find_finite(output) & torch.isfinite(losses.view(len(losses), -1)).all(1)
         judged = counted & finite.view(-1, *[1] * (losses.ndim - 1))
-        sums = [losses, counted, ~finite, *(self._find_correct(output, target, top) & judged for top in self._tops)]
+        sums = [losses, counted, ~finite, *(self._objective.find_right(output, target, top) & judged for top in self._tops)]
         return torch.stack([value.view(variants, -1).sum(1, dtype=torch.float64) for value in sums], 1)
-
-    def _find_correct(self, output: Tensor, target: Tensor, top: int) -> Tensor:
-        if not self._objective.has_classes:
-            return (output > 0) == (target > 0.5)
-        labels = self._objective.find_labels(target)
-        if top == 1:
-            return output.argmax(-1) == labels
-        best = output.topk(min(top, output.shape[-1]), -1).indices
-        return (best == labels.unsqueeze(-1)).any(-1)
 
 
 def find_outcomes(tallies: Sequence[Tally]) -> list[Outcome]:
