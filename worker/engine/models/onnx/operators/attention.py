@@ -165,8 +165,8 @@ def flexible_attention(
     change_scores, change_probabilities = runners
     key, value = share_heads(query, key), share_heads(query, value)
     dtype = precision or torch.promote_types(query.dtype, torch.float32)
-    factor = (query.shape[-1] ** -0.5 if scale is None else scale) ** 0.5
-    (scores,) = change_scores((query * factor @ (key * factor).transpose(-1, -2)).to(dtype))
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    (scores,) = change_scores((query * factor @ key.transpose(-1, -2)).to(dtype))
     (probabilities,) = change_probabilities(torch.softmax(scores, -1))
     return (probabilities @ value.to(dtype)).to(value.dtype)
 

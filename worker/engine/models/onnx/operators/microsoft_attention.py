@@ -133,17 +133,19 @@ def multi_head_attention(  # noqa: PLR0913 - the runtime's inputs
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attention over projected query, key and value, with their joint bias; also keys and values."""
     if bias is not None:
-        parts = list((query, key, value) if key.ndim == 3 else (query,))
-        given = bias.split([query.shape[-1], query.shape[-1], len(bias) - 2 * query.shape[-1]])
-        parts = [part + piece for part, piece in zip(parts, given, strict=False)]
-        query, key, value = (*parts, key, value)[:3] if len(parts) == 1 else parts
+        width = query.shape[-1]
+        query_bias, key_bias, value_bias = bias.split([width, width, len(bias) - 2 * width])
+        query = query + query_bias
+        if key.ndim == 3:
+            key, value = key + key_bias, value + value_bias
     q, k, v = (split_heads(part, heads.count) if part.ndim == 3 else part for part in (query, key, value))
     if past_key is not None and past_value is not None:
         k, v = torch.cat((past_key, k), 2), torch.cat((past_value, v), 2)
     return _run(heads, q, k, v, mask, added, 0 if past_key is None else past_key.shape[2]), k, v
 
 
-def _read_rotation(node: Node) -> dict[str, Any]:
+def read_rotation(node: Node) -> dict[str, Any]:
+    """Return the arguments that all rotary positions have."""
     get = node.attributes.get
     if get("is_packed_batching", 0) or get("scale", 1.0) != 1.0:
         message = "with packed batches or a scale is not supported"
@@ -151,7 +153,7 @@ def _read_rotation(node: Node) -> dict[str, Any]:
     return {"interleaved": bool(get("interleaved", 0)), "heads": get("num_heads", 0), "width": get("rotary_embedding_dim", 0)}
 
 
-@operator("RotaryEmbedding", settings=(2, 3), prepare=_read_rotation)
+@operator("RotaryEmbedding", settings=(2, 3), prepare=read_rotation)
 def rotate(x: Tensor, positions: Tensor, cosines: Tensor, sines: Tensor, *, interleaved: bool, heads: int, width: int) -> Tensor:
     """Rotate pairs of features by an angle that grows with the position."""
     steps = x.shape[1] if x.ndim == 3 else x.shape[2]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from worker.engine.models.onnx.operators.attention import rotary_embedding
+from worker.engine.models.onnx.operators.microsoft_attention import read_rotation
 from worker.engine.models.onnx.registry import Family, Node, UncoveredError
 
 operator = Family("com.microsoft experts", "com.microsoft")
@@ -71,17 +72,8 @@ def gate_attention(a: Tensor, shift: Tensor, factor: Tensor, b: Tensor | None = 
 
 
 def _read_sections(node: Node) -> dict[str, Any]:
-    get = node.attributes.get
-    if get("is_packed_batching", 0) or get("scale", 1.0) != 1.0:
-        message = "with packed batches or a scale is not supported"
-        raise UncoveredError(message)
-    sections = node.attributes["mrope_section"]
-    return {
-        "streams": _spread_sections(sections, interleaved=bool(get("mrope_layout", 0))),
-        "interleaved": bool(get("interleaved", 0)),
-        "heads": get("num_heads", 0),
-        "width": get("rotary_embedding_dim", 0),
-    }
+    interleaved = bool(node.attributes.get("mrope_layout", 0))
+    return {**read_rotation(node), "streams": _spread_sections(node.attributes["mrope_section"], interleaved=interleaved)}
 
 
 def _spread_sections(sections: Sequence[int], *, interleaved: bool) -> tuple[int, ...]:
