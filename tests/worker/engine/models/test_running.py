@@ -1,4 +1,4 @@
-"""Running statistics as weights: values stay, gradients appear, in both formats."""
+"""Running statistics as weights: values stay, gradients appear, in every format."""
 
 import warnings
 from pathlib import Path
@@ -44,6 +44,9 @@ def write(folder: Path, kind: str) -> tuple[nn.Module, Path]:
         warnings.simplefilter("ignore")
         if kind == "pt":
             torch.jit.trace(network, example).save(str(path))
+        elif kind == "pt2":
+            sizes = ({0: torch.export.Dim("batch", min=1, max=64)},)
+            torch.export.save(torch.export.export(network, (example,), dynamic_shapes=sizes), path)
         else:
             axes = {"x": {0: "batch"}}
             torch.onnx.export(network, (example,), str(path), dynamo=False, input_names=["x"], dynamic_axes=axes)
@@ -99,7 +102,7 @@ def test_a_normalisation_without_gain_and_shift_has_gradients_too() -> None:
     torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("kind", ["pt", "onnx"])
+@pytest.mark.parametrize("kind", ["pt", "onnx", "pt2"])
 def test_they_become_weights_only_when_asked_for(tmp_path: Path, kind: str) -> None:
     _, path = write(tmp_path, kind)
     program = load_program(path)
@@ -119,7 +122,7 @@ def test_they_become_weights_only_when_asked_for(tmp_path: Path, kind: str) -> N
     assert measure_parity(path, asked, dict.fromkeys(names, inputs), 1) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["pt", "onnx"])
+@pytest.mark.parametrize("kind", ["pt", "onnx", "pt2"])
 def test_gradients_are_those_of_the_network_that_was_exported(tmp_path: Path, kind: str) -> None:
     network, path = write(tmp_path, kind)
     program = audit_statistics(load_program(path)).cast(torch.float64)
