@@ -91,7 +91,7 @@ DECOMPOSED = """
 _adaptive_avg_pool2d _adaptive_avg_pool3d _cdist_forward _embedding_bag _fft_c2c _fft_c2r _fft_r2c _log_softmax
 _native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _pdist_forward _prelu_kernel
 _softmax _unsafe_index _unsafe_index_put _unsafe_masked_index _weight_norm_interface as_strided_scatter diagonal_scatter
-_fused_rms_norm
+_fused_rms_norm _weight_norm
 """
 """What torch.export's decompositions leave of operators above."""
 

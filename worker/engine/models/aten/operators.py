@@ -164,7 +164,14 @@ def bind(function: Callable[..., Any], schema: Any, arguments: Sequence[Argument
         function not in REPLACED.values()
         and names == tuple(formal.name for formal in schema.arguments if not formal.kwarg_only)[: len(names)]
     )
-    return Call(function if in_order else ByName(function, names), tuple(name for _, name in reads), attributes)
+    called = function if in_order else ByName(_find_named(function, schema), names)
+    return Call(called, tuple(name for _, name in reads), attributes)
+
+
+def _find_named(function: Callable[..., Any], schema: Any) -> Callable[..., Any]:
+    """Return what may be called by the schema's argument names: torch.sub and the like have others, and want a tensor first."""
+    bound = f"{schema.name.removeprefix('aten::')}.{schema.overload_name}".rstrip(".") in BOUND
+    return find_dispatched(schema.name, schema.overload_name) or function if bound else function
 
 
 def _follows_device(formal: Any, value: Any, schema: Any) -> bool:
