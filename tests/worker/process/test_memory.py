@@ -56,7 +56,8 @@ def run_child(job: AuditInput, memory_bytes: int) -> ChildMessage:
         memory_bytes=memory_bytes,
         file_bytes=MIB,
     )
-    command = [sys.executable, "-m", "worker.child", "--device", "cpu", "--threads", "1", "--parent", str(os.getpid())]
+    options = {"--device": "cpu", "--threads": "1", "--sandbox": "best", "--parent": str(os.getpid())}
+    command = [sys.executable, "-m", "worker.child", *(part for pair in options.items() for part in pair)]
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, input=encode_line(message), capture_output=True, cwd=job.scratch, env=environment, check=False)
     assert done.stdout, done.stderr.decode()
