@@ -99,8 +99,8 @@ def plan_audit(
         parts=tuple(part.show() for part in parts),
         memory=planner.estimate_memory(),
         seconds=plan.PlannedSeconds(
-            forward=planner.whole.forward / stopwatch.batches,
-            step=planner.whole.step / stopwatch.batches,
+            forward=planner.whole.forward_batch,
+            step=planner.whole.step_batch,
             total=opening_s + sum(part.share * part.most_seconds for part in parts),
             at_most=opening_s + sum(part.most_seconds for part in parts),
         ),

@@ -166,6 +166,17 @@ def test_seconds_are_of_the_right_size(model: str, fields: dict[str, Any], tmp_p
     assert 1 / 3 < estimated / (time.process_time() - started) < 3
 
 
+def test_what_a_corruption_costs_once_is_not_counted_per_batch(tmp_path: Path) -> None:
+    wide = nn.Sequential(nn.Linear(4, 1000), nn.ReLU(), nn.Linear(1000, 1000), nn.ReLU(), nn.Linear(1000, 3))
+    job = write_job(tmp_path, wide, scopes=["model"], search={"method": "first_order", "random_trials": 4})
+    with np.load(job.data_path) as arrays:
+        np.savez(job.data_path, inputs=np.tile(arrays["inputs"], (10, 1)), labels=np.tile(arrays["labels"], 10))
+    estimated = plan(job).seconds.total
+    started = time.process_time()
+    measure_audit(job, lambda *_: None)
+    assert 1 / 3 < estimated / (time.process_time() - started) < 3
+
+
 def test_a_plan_refuses_what_an_audit_refuses(tmp_path: Path) -> None:
     job = write_job(tmp_path, nn.Linear(4, 3), scopes=[{"name": "heads", "match": "head.*"}], objective={"output": 3})
     told = []

@@ -18,10 +18,15 @@ MOST_RUNS = 5
 
 @dataclass(frozen=True)
 class PassTimes:
-    """Seconds over all of the data. forward: to measure a corruption; step: the same with its gradient and the next choice."""
+    """Seconds over all of the data. forward: to measure a corruption; step: the same with its gradient and the next choice.
+
+    forward_batch, step_batch: the passes alone, over one micro-batch.
+    """
 
     forward: float
     step: float
+    forward_batch: float = 0.0
+    step_batch: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,26 +50,33 @@ class Stopwatch:
         self.batches = len(session.dataset) / len(first)
 
     def time_scope(self, names: Sequence[str], region: Callable[[Evaluator], Region]) -> PassTimes:
-        """Return the times of corrupting these weights."""
+        """Return the times of corrupting these weights: what a corruption costs once, and what it costs per micro-batch."""
         evaluator = Evaluator(self.trial, names)
         chosen, nothing = region(evaluator), torch.zeros(evaluator.layout.size, dtype=torch.float64)
+        found: list[Tensor] = []
 
         def step() -> None:
             [(_, gradient)] = evaluator.measure_with_gradient([nothing])
-            if torch.isfinite(gradient).all():
-                chosen.maximise(gradient)
+            found[:] = [gradient.nan_to_num()]
 
-        def measure() -> None:
-            chosen.draw(0)
-            evaluator.measure([nothing])
+        change = self._time(lambda: evaluator.layout.apply(nothing))
+        forward, both = self._time(lambda: evaluator.measure([nothing])), self._time(step)
+        return PassTimes(
+            forward=self._extend(forward, change) + self._time(lambda: chosen.draw(0)),
+            step=self._extend(both, change) + self._time(lambda: chosen.maximise(found[0])),
+            forward_batch=forward,
+            step_batch=both,
+        )
 
-        return PassTimes(self._time(measure), self._time(step))
+    def _extend(self, seconds: float, once: float) -> float:
+        """Return the seconds over all micro-batches, of which the first took `seconds`; `once` of them do not come again."""
+        return seconds + (self.batches - 1) * max(0.0, seconds - once)
 
     def time_plain(self) -> float:
         """Return the seconds of a forward pass of the interpreter, which shares nothing."""
         inputs, _ = next(self.trial.batches())
         with torch.no_grad():
-            return self._time(lambda: self.trial.program.forward({}, inputs))
+            return self._time(lambda: self.trial.program.forward({}, inputs)) * self.batches
 
     def _time(self, run: Callable[[], object]) -> float:
         run()  # makes plans, sessions and activations that later passes find
@@ -75,4 +87,4 @@ class Stopwatch:
             if torch.cuda.is_initialized():
                 torch.cuda.synchronize()
             seconds.append(self._clock() - started)
-        return statistics.median(seconds) * self.batches
+        return statistics.median(seconds)
