@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.errors import Fault, ModelUnreadable, UnsupportedOperator
+from schemas.errors import Fault, ModelUnreadable
 from worker.engine.models.aten import operators
 from worker.engine.models.aten.allowlist import describe_unsupported
 from worker.engine.models.aten.builtins import make_list, run_if
@@ -78,15 +78,10 @@ class Importer:
             self._draft_node(node, frame)
         return frame.drafts
 
-    def check(self) -> None:
-        """Refuse the model if its graph reached operators outside the table.
-
-        Raises:
-            UnsupportedOperator: naming every one of them with its count.
-        """
-        if self.unsupported:
-            counts = sorted(self.unsupported.items())
-            raise UnsupportedOperator(*(describe_unsupported(kind, f"{count} node{'s' * (count > 1)}") for kind, count in counts))
+    def describe_unsupported(self) -> tuple[Fault, ...]:
+        """Return one fault for each operator outside the table that the graph reached, with its count."""
+        counts = sorted(self.unsupported.items())
+        return tuple(describe_unsupported(kind, f"{count} node{'s' * (count > 1)}") for kind, count in counts)
 
     def resolve(self, argument: Argument, scope: Scope, node: str) -> Given | Read:
         """Return what an argument stands for: a known value, or the name under which steps find it."""

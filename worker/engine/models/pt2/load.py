@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from schemas.errors import Fault, ModelRefused
+from schemas.errors import Fault, ModelRefused, UnsupportedOperator
 from worker.engine.models.aten.assembly import Sketch, assemble
 from worker.engine.models.aten.devices import DeviceFollower
 from worker.engine.models.aten.draft import Draft
@@ -89,6 +89,7 @@ def import_contents(contents: Contents) -> Program:
 
     Raises:
         ModelRefused: if its forward writes into its own weights or buffers, or takes what is no tensor.
+        UnsupportedOperator: if it uses operators outside the table, with the program of the others.
     """
     document = contents.document
     scope, state = sort_tensors(contents)
@@ -97,14 +98,17 @@ def import_contents(contents: Contents) -> Program:
     importer = Importer(state, follower)
     drafts = importer.draft(document.graph, Frame(scope))
     outputs = _draft_outputs(document, importer, scope, {spec.name for spec in inputs}, drafts)
-    importer.check()
-    if document.changes and not importer.training:
+    unsupported = importer.describe_unsupported()
+    if document.changes and not importer.training and not unsupported:
         raise ModelRefused(describe_state_change(list(document.changes)))
     sketch = Sketch(state, inputs, drafts, outputs)
     sketch.prelude, sketch.containers, sketch.training = follower.drafts, importer.containers, importer.training
     sketch.integers = {f"%{name}" for name, tensor in document.graph.tensors.items() if tensor.dtype in INTEGERS}
     sketch.integers |= {spec.name for spec in inputs if spec.dtype in INTEGERS}
-    return assemble(sketch, "pt2", f"pytorch {document.version}")
+    program = assemble(sketch, "pt2", f"pytorch {document.version}")
+    if unsupported:
+        raise UnsupportedOperator(*unsupported, partial=program)
+    return program
 
 
 def sort_tensors(contents: Contents) -> tuple[Scope, State]:

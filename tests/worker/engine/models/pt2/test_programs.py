@@ -16,6 +16,7 @@ from tests.worker.engine.models.pt2.conftest import Export
 from worker.engine.admit import check_model
 from worker.engine.components import find_components, find_depths
 from worker.engine.models.clean import CleanProgram
+from worker.engine.models.program import Program
 from worker.engine.models.pt2 import load_pt2, run_reference
 from worker.engine.models.split import SplitProgram
 from worker.engine.models.torchscript import load_torchscript
@@ -243,6 +244,9 @@ def test_what_is_outside_the_table_is_named(model: nn.Module, expected: set[str]
     with pytest.raises(UnsupportedOperator) as caught:
         load_pt2(export(model, X))
     assert {fault.where for fault in caught.value.faults} == expected
+    rest = caught.value.partial
+    assert isinstance(rest, Program)
+    assert set(rest.weights) == {name for name, _ in model.named_parameters()}, "the weights are told all the same"
 
 
 class Normalised(Base):
