@@ -12,7 +12,7 @@ ARGS   ?=
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity interpreter opsets conformance optimised worst coverage precision flips streaming chaos up schemas constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench agree parity interpreter opsets conformance optimised large worst coverage precision flips streaming chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ optimised: $(VENV)/.installed-dev ## files of ONNX Runtime's optimiser and quant
 
 interpreter: $(VENV)/.installed-dev ## forward and backward of the interpreter against eager
 	@$(BIN)/python -m benchmarks.interpreter $(ARGS)
+
+large: $(VENV)/.installed-dev ## the memory that an audit of a 2.5 GiB model takes (writes it, deletes it)
+	@$(BIN)/python -m benchmarks.large $(ARGS)
 
 worst: $(VENV)/.installed-dev ## the search against dense search and many restarts (half an hour)
 	@$(BIN)/python -m benchmarks.worst_case $(ARGS)

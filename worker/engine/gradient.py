@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,12 +77,18 @@ def _sample_example_squares(session: Session, names: Sequence[str]) -> dict[str,
     for row in rows:
         [(inputs, target)] = session.dataset.take([row]).batches(1)
         leaves = make_leaves(session, names)
+        for name, leaf in leaves.items():
+            leaf.register_post_accumulate_grad_hook(partial(_add_square, totals, name))
         output = session.objective.select_output(session.program.forward(leaves, inputs))
         labels = max(1, int(session.objective.find_counted(target).sum()))
         loss = session.objective.compute_losses(output, target).sum() / labels
-        if not loss.requires_grad:  # no weight has a path to it
-            continue
-        grads: Sequence[Tensor | None] = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        for name, grad in zip(names, grads, strict=True):
-            totals[name] += 0.0 if grad is None else float(torch.linalg.vector_norm(grad, dtype=torch.float64)) ** 2
+        if loss.requires_grad:  # else no weight has a path to it
+            loss.backward()
     return {name: total / len(rows) for name, total in totals.items()}
+
+
+def _add_square(totals: dict[str, float], name: str, leaf: Tensor) -> None:
+    """Add the square of the norm of a gradient that is complete, and give its memory back before the next one comes."""
+    if leaf.grad is not None:
+        totals[name] += float(torch.linalg.vector_norm(leaf.grad, dtype=torch.float64)) ** 2
+        leaf.grad = None

@@ -10,6 +10,7 @@ import torch
 from onnx import NodeProto, TensorProto, helper
 from torch import Tensor
 
+from schemas.errors import UnsupportedOperator
 from tests.worker.engine.models.onnx.graphs import initializer, node, save, write
 from worker.engine.models.onnx import load_onnx, run_reference
 
@@ -303,3 +304,50 @@ def test_an_embedding_of_integers_is_one_weight_for_all_its_readers(tmp_path: Pa
 
     assert set(program.weights) == set(program.grids) == {"w"}
     assert torch.allclose(program.forward({}, inputs)["y"], run_reference(path, inputs, 1)["y"], 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize(("bits", "zero"), [(4, "none"), (4, "packed"), (4, "float"), (8, "none"), (8, "packed")])
+def test_weights_that_are_packed_in_blocks(tmp_path: Path, bits: int, zero: str) -> None:
+    rows, columns, block, per_byte = 5, 40, 16, 8 // bits
+    blocks = -(-columns // block)
+    codes = GENERATOR.integers(0, 2**bits, (rows, blocks * block))
+    packed = sum(codes.reshape(rows, blocks, -1, per_byte)[..., i] << (bits * i) for i in range(per_byte))
+    scales = GENERATOR.uniform(0.01, 0.1, (rows, blocks)).astype(np.float32)
+    points = GENERATOR.integers(0, 2**bits, (rows, -(-blocks // per_byte) * per_byte))
+    folded = sum(points.reshape(rows, -1, per_byte)[..., i] << (bits * i) for i in range(per_byte))
+    stored = {"w": np.asarray(packed).astype(np.uint8), "s": scales, "b": GENERATOR.normal(size=rows).astype(np.float32)}
+    if zero == "packed":
+        stored["z"] = np.asarray(folded).astype(np.uint8)
+    elif zero == "float":
+        stored["z"] = points[:, :blocks].astype(np.float32) + np.float32(0.25)
+    inputs = ["x", "w", "s", "z" if zero != "none" else "", "", "b"]
+    attributes: dict[str, Any] = {"K": columns, "N": rows, "bits": bits, "block_size": block}
+    nodes = [node("MatMulNBits", inputs, ["y"], domain="com.microsoft", **attributes)]
+    path = save(tmp_path, nodes, stored=[initializer(name, value) for name, value in stored.items()], opsets=OPSETS)
+    x = torch.from_numpy(GENERATOR.normal(size=(3, columns)).astype(np.float32))
+
+    program = load_onnx(path)
+
+    offsets = np.full((rows, blocks), 2.0 ** (bits - 1)) if zero == "none" else points[:, :blocks] + 0.25 * (zero == "float")
+    real = ((codes - np.repeat(offsets, block, 1)) * np.repeat(scales, block, 1))[:, :columns]
+    assert set(program.weights) == {"w", "b"}
+    assert program.grids["w"].bits == bits
+    np.testing.assert_allclose(program.weights["w"].numpy(), real, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(program.grids["w"].codes.numpy(), codes[:, :columns])
+    assert not program.rounds
+    found = program.forward({}, {"x": x})["y"]
+    assert torch.allclose(found, torch.from_numpy((x.numpy() @ real.T + stored["b"]).astype(np.float32)), 1e-4, 1e-4)
+    assert torch.allclose(found, run_reference(path, {"x": x}, 1)["y"], 1e-3, 1e-3)
+
+
+def test_packed_weights_in_an_order_of_their_own_are_refused(tmp_path: Path) -> None:
+    stored = [
+        initializer("w", _codes(2, 1, 8, dtype=np.uint8)),
+        initializer("s", _steps(2)),
+        initializer("g", np.zeros(16, np.int32)),
+    ]
+    inputs = ["x", "w", "s", "", "g"]
+    nodes = [node("MatMulNBits", inputs, ["y"], domain="com.microsoft", K=16, N=2, bits=4, block_size=16)]
+
+    with pytest.raises(UnsupportedOperator, match="order of its blocks"):
+        load_onnx(save(tmp_path, nodes, stored=stored, opsets=OPSETS))
