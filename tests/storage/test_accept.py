@@ -123,3 +123,15 @@ def test_an_owner_sees_no_other_owners_job(desk: Desk) -> None:
     assert desk.run(desk.queue.set_verdict(id, "other", "pass")) is None
     assert desk.run(desk.queue.get("no such id", OWNER)) is None
     assert desk.get(id).state == "queued"
+
+
+def test_a_record_of_a_program_that_knew_one_kind_is_an_audit(desk: Desk) -> None:
+    id = desk.accept()
+    desk.client.hdel(f"faultline:job:{id}", "kind")
+    assert desk.get(id).kind == "audit"
+    claim = desk.leases.claim(id, "w")
+    assert claim is not None
+    assert claim.kind == "audit"
+    desk.leases.finish(id, claim.attempt, "succeeded", report_sha256=REPORT)
+    records, _ = desk.run(desk.queue.page(OWNER, 10, None, "succeeded"))
+    assert [record.id for record in records] == [id]
