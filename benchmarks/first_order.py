@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,6 +135,30 @@ def _launch_yardstick(run: Run) -> dict[str, Any]:
 def _launch(run: Run, optimised: str, options: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", LAUNCHER, run.clock, optimised, str(YARDSTICK), str(run.model), str(run.data), *options]
     return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Seconds of one bare forward pass over the data, and of one with its backward pass."""
+
+    forward: float
+    gradient: float
+
+
+def time_passes(run: Run) -> Passes:
+    """Time TorchScript on nothing but what every method needs: no loss, no metrics, no corruption; the second pass of each."""
+    model = torch.jit.load(str(run.model)).eval()
+    inputs, clock, seconds = torch.from_numpy(np.load(run.data)["inputs"]), CLOCKS[run.clock], dict[bool, float]()
+    for with_gradient in (False, True):
+        for _ in range(3):  # its optimiser looks at the first two
+            started = clock()
+            for rows in inputs.split(run.batch):
+                with torch.set_grad_enabled(with_gradient):
+                    output = model(rows)
+                if with_gradient:
+                    output.sum().backward()
+            seconds[with_gradient] = clock() - started
+    return Passes(seconds[False], seconds[True])
 
 
 def open_run(run: Run) -> Session:

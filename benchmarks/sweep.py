@@ -1,14 +1,15 @@
 """Bar: a per-module sweep is no slower than the plain script.
 
-    python -m benchmarks.sweep [--repeats N] [--only NET ...] [--clock cpu|wall] [--whole]
+    python -m benchmarks.sweep [--repeats N] [--only NET ...] [--clock cpu|wall] [--whole] [--plot FILE.svg]
 
 3 epsilons x 2 norms in every module, first order, no random trials, batch 32, one thread, on the same weights, data and
 cells. Counted on both sides: the processor seconds (--clock wall: of the wall) from the loaded model to the last cell, so
-gradient, clean pass and cells. Script and engine runs take turns; each figure is the median of its repeats.
+gradient, clean pass and cells. Script and engine take turns, a format after the other; each figure is the median of its repeats.
 ratio = script seconds / engine seconds. Exit code 1 when a ratio is below 1 or fewer than SHARED_CELLS of the script's
 cells are also the engine's: an exporter may fold a weight (GPT-2's positions) or split a tied one, and then that module's
 cells are other ones. --whole: the same with one scope of all weights, where nothing clean can be shared; an exporter that splits
-a tied weight makes these cells other ones too.
+a tied weight makes these cells other ones too. The roofline is what no method can avoid when every cell runs the whole network:
+the bare forward pass over the data, and the bare gradient's share of a cell, in TorchScript. Sharing clean parts goes below it.
 
 The example networks are trained ones on their held-out data; the others are the test networks of tests/architectures
 with random weights on random inputs, which cost the same to run as trained ones.
@@ -22,13 +23,25 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.first_order import Cells, Clock, Grid, Run, SweepResult, open_run, run_engine, run_yardstick
+from benchmarks.chart import draw_ratios
+from benchmarks.first_order import (
+    Cells,
+    Clock,
+    Grid,
+    Passes,
+    Run,
+    SweepResult,
+    open_run,
+    run_engine,
+    run_yardstick,
+    time_passes,
+)
 from tests.architectures import ARCHITECTURES, Architecture
 from tests.architectures.exports import export_onnx, export_pt2, export_torchscript
 from tests.fusing import fuse_batch_norm
@@ -39,13 +52,12 @@ BATCH = 32
 TRAINED = {"digits_cnn": "digits", "digits_mlp": "digits", "characters": "text"}
 RANDOM = ("resnet18", "mobilenetv3", "vit", "gpt2")
 RANDOM_EXAMPLES = 128
-FORMATS = ("onnx", "torchscript", "pt2")
 SHARED_CELLS = 0.85
 
 
 @dataclass(frozen=True)
 class Files:
-    """One network by format, and its data. The trained ones are not shipped as torch.export files."""
+    """One network in every format that there is of it, and its data; the script reads TorchScript."""
 
     models: dict[str, Path]
     data: Path
@@ -53,12 +65,18 @@ class Files:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per cell of the script and of the engine in each format, and how many cells are shared with the script."""
+    """Seconds per cell of the script, the roofline and the engine in each format; how many cells are shared with the script."""
 
     script: float
+    roofline: float
     engine: dict[str, float]
     cells: int
     shared: dict[str, int]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Script seconds / engine seconds, by format."""
+        return {kind: self.script / seconds for kind, seconds in self.engine.items()}
 
     @property
     def is_comparable(self) -> bool:
@@ -69,18 +87,18 @@ class Timing:
 def prepare(name: str, folder: Path) -> Files:
     """Return the files of a shipped network, or export a test network and draw its data."""
     if name in TRAINED:
-        shipped = {"onnx": ARTIFACTS / f"{name}.onnx", "torchscript": ARTIFACTS / f"{name}.pt"}
-        return Files(shipped, ARTIFACTS / f"{TRAINED[name]}.npz")
+        models = {"onnx": ARTIFACTS / f"{name}.onnx", "torchscript": ARTIFACTS / f"{name}.pt"}
+        return Files(models, ARTIFACTS / f"{TRAINED[name]}.npz")
     architecture = ARCHITECTURES[name]
     model = fuse_batch_norm(architecture.build())
     data = folder / f"{name}.npz"
     draw_data(architecture, model, data)
-    exported = {
+    models = {
         "onnx": export_onnx(architecture, model, folder / f"{name}.onnx"),
         "torchscript": export_torchscript(architecture, model, folder / f"{name}.pt", "trace"),
         "pt2": export_pt2(architecture, model, folder / f"{name}.pt2"),
     }
-    return Files(exported, data)
+    return Files(models, data)
 
 
 def draw_data(architecture: Architecture, model: torch.nn.Module, path: Path) -> None:
@@ -96,28 +114,29 @@ def draw_data(architecture: Architecture, model: torch.nn.Module, path: Path) ->
 def time_network(files: Files, repeats: int, clock: Clock, cells: Cells = "per_module") -> Timing:
     """Run script and engine in turns and return medians per cell."""
     runs: dict[str, list[SweepResult]] = {kind: [] for kind in ("script", *files.models)}
+    bare: list[Passes] = []
+    script = Run(files.models["torchscript"], files.data, GRID, batch=BATCH, clock=clock, cells=cells)
     for _ in range(repeats):
-        runs["script"].append(
-            run_yardstick(Run(files.models["torchscript"], files.data, GRID, batch=BATCH, clock=clock, cells=cells))
-        )
+        runs["script"].append(run_yardstick(script))
+        bare.append(time_passes(script))
         for kind, path in files.models.items():
-            run = Run(path, files.data, GRID, batch=BATCH, clock=clock, cells=cells)
+            run = replace(script, model=path)
             session = open_run(run)
             gc.collect()
             runs[kind].append(run_engine(session, run))
     keys = {kind: results[0].cells.keys() for kind, results in runs.items()}
     seconds = {kind: statistics.median(result.seconds for result in results) / len(keys[kind]) for kind, results in runs.items()}
     shared = {kind: len(keys[kind] & keys["script"]) for kind in files.models}
-    return Timing(seconds["script"], {kind: seconds[kind] for kind in files.models}, len(keys["script"]), shared)
+    roofline = statistics.median(passes.forward + passes.gradient / len(keys["script"]) for passes in bare)
+    return Timing(seconds["script"], roofline, {kind: seconds[kind] for kind in files.models}, len(keys["script"]), shared)
 
 
-def report(name: str, timing: Timing) -> dict[str, float]:
-    """Print one network's lines and return its ratios by format."""
-    ratios = {kind: timing.script / seconds for kind, seconds in timing.engine.items()}
-    for kind, ratio in ratios.items():
-        engine = f"{1e3 * timing.script:13.2f} {1e3 * timing.engine[kind]:13.2f} {ratio:7.2f}"
-        print(f"{name:14s} {kind:12s} {timing.cells:5d} {timing.shared[kind]:6d} {engine}", flush=True)
-    return ratios
+def report(name: str, timing: Timing) -> None:
+    """Print one network's lines."""
+    for kind, ratio in timing.ratios.items():
+        figures = [1e3 * seconds for seconds in (timing.script, timing.roofline, timing.engine[kind])]
+        engine = "".join(f"{figure:12.2f}" for figure in figures)
+        print(f"{name:14s} {kind:12s} {timing.cells:5d} {timing.shared[kind]:6d} {engine} {ratio:7.2f}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,26 +146,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=[*TRAINED, *RANDOM], default=[*TRAINED, *RANDOM], metavar="NET")
     parser.add_argument("--clock", choices=["cpu", "wall"], default="cpu", help="cpu: not moved by what else the machine does")
     parser.add_argument("--whole", action="store_true", help="one scope of all weights in place of every module")
+    parser.add_argument("--plot", type=Path, help="write the ratios as a bar chart, SVG")
     asked = parser.parse_args(arguments)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # the exporter warns that torchvision is missing
-    print(
-        f"{'network':14s} {'format':12s} {'cells':>5s} {'shared':>6s} {'script ms/cell':>13s} {'ours ms/cell':>13s} {'ratio':>6s}"
-    )
-    ratios: dict[str, list[float]] = {kind: [] for kind in FORMATS}
-    complete = True
+    columns = "".join(f"{name:>12s}" for name in ("script", "roofline", "ours"))
+    print(f"{'network':14s} {'format':12s} cells shared {columns}   ratio; ms per cell")
+    cells: Cells = "model" if asked.whole else "per_module"
+    timings: dict[str, Timing] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.only:
-            timing = time_network(
-                prepare(name, Path(folder)), asked.repeats, asked.clock, "model" if asked.whole else "per_module"
-            )
-            complete = complete and timing.is_comparable
-            for kind, ratio in report(name, timing).items():
-                ratios[kind].append(ratio)
-    measured = {kind: values for kind, values in ratios.items() if values}
-    for kind, values in measured.items():
-        print(f"geometric mean, {kind}: {statistics.geometric_mean(values):.2f}; slowest {min(values):.2f}")
-    slow = min(min(values) for values in measured.values()) < 1
-    return 1 if slow or not complete else 0
+            timings[name] = time_network(prepare(name, Path(folder)), asked.repeats, asked.clock, cells)
+            report(name, timings[name])
+    for kind in ("onnx", "torchscript", "pt2"):
+        ratios = [timing.ratios[kind] for name, timing in timings.items() if name in RANDOM]
+        if ratios:
+            mean = statistics.geometric_mean(ratios)
+            print(f"geometric mean without the example networks, {kind}: {mean:.2f}; slowest {min(ratios):.2f}")
+    if asked.plot:
+        title = f"Times faster than the plain script, {'one scope of all weights' if asked.whole else 'per module'}"
+        draw_ratios(title, {name: timing.ratios for name, timing in timings.items()}, asked.plot)
+    slow = min(min(timing.ratios.values()) for timing in timings.values()) < 1
+    return 1 if slow or not all(timing.is_comparable for timing in timings.values()) else 0
 
 
 if __name__ == "__main__":
