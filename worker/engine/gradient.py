@@ -1,5 +1,6 @@
 """The gradient over all data, which weights it reaches, and when it counts as zero; method sections 1 and 2."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +43,7 @@ class GradientInfo:
 
     def compute_norm(self, names: Sequence[str]) -> float:
         """Return G for the named weights, in float64."""
-        return float(torch.linalg.vector_norm(self.flatten(names), dtype=torch.float64))
+        return math.hypot(*(float(torch.linalg.vector_norm(self.by_weight[name], dtype=torch.float64)) for name in names))
 
     def is_zero(self, names: Sequence[str]) -> bool:
         """Return whether the gradient of the named weights is below rounding."""
