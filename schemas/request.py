@@ -240,12 +240,12 @@ class BreakingPointRequest(Input):
     max_corrupted: Corruptible | None = None
     range: tuple[PositiveFloat, PositiveFloat] = (1e-4, 100.0)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _choose_range(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("along") == "max_corrupted" and "range" not in given:
-            return {**given, "range": (1.0, MOST_WEIGHTS)}
-        return given
+    @model_validator(mode="after")
+    def _choose_range(self) -> Self:
+        # Not before the fields are read: what was JSON is then checked as Python, where a list is no tuple.
+        if self.along == "max_corrupted" and "range" not in self.model_fields_set:
+            self.__dict__["range"] = (1.0, MOST_WEIGHTS)
+        return self
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:

@@ -108,6 +108,7 @@ CANCELLED_JOB: Document = QUEUED_JOB | {
 JOB_PAGE: Document = {"items": [SUCCEEDED_JOB], "next": AUDIT_ID}
 
 _FINDING: Document = {
+    "normalised_loss_change": None,
     "id": "f-0001",
     "scope": {"kind": "model", "name": "model", "weights": 14458, "component": None, "depth": None},
     "set": {
@@ -182,9 +183,16 @@ REPORT: Document = {
         "bit_flips": [],
     },
     "coverage": {"weights_total": 14458, "weights_audited": 14458, "tensors_total": 18, "tensors_audited": 18, "skipped": []},
-    "clean": {"loss": 0.041, "metrics": {"accuracy": 0.99}, "loss_interval": None, "metric_intervals": {}},
+    "clean": {
+        "loss": 0.041,
+        "normalised_loss": 0.038,
+        "metrics": {"accuracy": 0.99},
+        "loss_interval": None,
+        "metric_intervals": {},
+    },
     "findings": [_FINDING],
     "ranking": [],
+    "comparability": [],
     "breaking_points": [],
     "bit_flips": [],
     "theory": None,

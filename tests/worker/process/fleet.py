@@ -38,8 +38,9 @@ class Fleet:
     def start(self, misdeed: str | None = None) -> subprocess.Popen[bytes]:
         """Start a worker with real audits, or one whose audit processes do `misdeed`; it is not ready yet."""
         command = [sys.executable, *(["-m", "worker"] if misdeed is None else [QUICK, misdeed])]
+        confined = {} if misdeed is None else {"FAULTLINE_SANDBOX": "off"}  # the misdeeds read the project's files
         with (self.folder / f"worker-{len(self.workers)}.log").open("wb") as log:
-            worker = subprocess.Popen(command, env=self._environment, stderr=log, stdout=log, cwd=ROOT)
+            worker = subprocess.Popen(command, env={**self._environment, **confined}, stderr=log, stdout=log, cwd=ROOT)
         self.workers.append(worker)
         return worker
 
