@@ -20,7 +20,7 @@ KINDS = frozenset({"bit_flips"})
 def judge_flips(report: Report, where: Where, require: Require) -> list[Judgement]:
     """Return a judgement for each result that `where` names: of so many flips, and of the match if it names one."""
     return [
-        _judge(flips, result, require, report.clean)
+        _judge(flips, result, require, report.clean, sampled=report.subject.data.sampled)
         for flips in report.bit_flips
         if where.match is None or where.match == flips.match
         for result in flips.results
@@ -28,7 +28,7 @@ def judge_flips(report: Report, where: Where, require: Require) -> list[Judgemen
     ]
 
 
-def _judge(flips: BitFlips, result: FlipDamage, require: Require, clean: Clean) -> Judgement:
+def _judge(flips: BitFlips, result: FlipDamage, require: Require, clean: Clean, *, sampled: bool) -> Judgement:
     demand = read_demand(require)
     what = f"at most {result.count} flipped bit(s) of the weights {clean_text(flips.match, MAX_NAME)}"
     random = flips.random if flips.random is not None and flips.random.count <= result.count else None
@@ -42,7 +42,7 @@ def _judge(flips: BitFlips, result: FlipDamage, require: Require, clean: Clean) 
     excess = demand.compute_excess(observed)
     if demand.is_exceeded(observed):
         return _say(flips, "exceeded", observed, excess, f"{what} were found that give {demand.describe(observed)}.")
-    doubt = _find_doubt(flips)
+    doubt = _find_doubt(flips, sampled=sampled)
     if doubt is not None:
         return _say(flips, "undecided", observed, excess, f"the search of {what} is incomplete: {doubt}")
     return _say(flips, "holds", observed, excess, f"the worst found of {what} give {demand.describe(observed)}.")
@@ -65,7 +65,9 @@ def _find_observed(result: FlipDamage, random: RandomFlips | None, require: Requ
         yield drawn.worst if drawn is not None else None
 
 
-def _find_doubt(flips: BitFlips) -> str | None:
+def _find_doubt(flips: BitFlips, *, sampled: bool) -> str | None:
+    if sampled:
+        return "it saw a sample of the data, without limits for all of it. Audit without max_examples and precision."
     if flips.stop_reason == "zero_gradient":
         return "its gradient is zero and nothing was searched. Audit again."
     if flips.non_finite_flips:

@@ -127,3 +127,11 @@ def test_a_waiver_covers_the_flips_of_a_match() -> None:
 def test_what_flips_do_not_have_is_refused(where: dict[str, Any], require: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         build_policy({"where": where, "require": require})
+
+
+def test_flips_that_were_seen_on_a_sample_only_are_no_pass() -> None:
+    report = build_report(bit_flips=[build_flips(kind="estimate")])
+    data = report.subject.data.model_copy(update={"sampled": True})
+    sampled = report.model_copy(update={"subject": report.subject.model_copy(update={"data": data})})
+    policy = build_policy({"where": {"bit_flips": 1}, "require": DROP})
+    assert evaluate(policy, sampled, REPORT_SHA256, date(2026, 6, 1)).conditions[0].outcome == "inconclusive"
