@@ -51,11 +51,20 @@ def _find_obstacles(report: Report, before: Report) -> Iterator[str]:
         yield "The data of a report was sampled, so a difference may be chance. Audit both without max_examples and precision."
     if report.request.get("objective") != before.request.get("objective"):
         yield "The baseline was measured with another objective. Audit both models with the same objective."
+    if _read_reading(report) != _read_reading(before):
+        yield "The baseline's data was read in another way, or with other weights. Audit both models with the same request."
     search, earlier = read_search(report), read_search(before)
     if METHOD_RANK.get(str(search.get("method")), -1) < METHOD_RANK.get(str(earlier.get("method")), -1):
         yield "The baseline was searched with a stronger method, so more damage may be there now than was found. Use the same."
     elif _read_budget(search) < _read_budget(earlier):
         yield "The baseline was searched with a larger budget, so more damage may be there now than was found. Use the same."
+
+
+def _read_reading(report: Report) -> dict[str, Any]:
+    """Return how the data was read and what counts as weights; a field that says nothing is as one that is not there."""
+    data = report.request.get("data") or {}
+    told = {name: value for name, value in data.items() if name not in {"uri", "format", "max_examples"} and value}
+    return {**told, "running_statistics": bool(report.request.get("running_statistics"))}
 
 
 def _read_budget(search: dict[str, Any]) -> int:

@@ -101,6 +101,7 @@ def _on_other_data() -> Report:
     [
         _on_other_data(),
         _baseline_with("objective", loss="mse"),
+        _baseline_with("data", target="other"),
         _baseline_with("search", budget_passes=65),
         build_changed(lambda finding: finding["set"].update(epsilon=finding["set"]["epsilon"] * 2)),
         build_changed(lambda finding: finding["scope"].update(name="old." + finding["scope"]["name"])),
@@ -108,7 +109,7 @@ def _on_other_data() -> Report:
         build_changed(lambda finding: finding["set"].update(max_corrupted=10)),
         build_changed(lambda finding: finding["measured"].update(loss_change=None)),
     ],
-    ids=["data", "objective", "larger budget", "epsilon", "names", "norm", "max_corrupted", "figure missing"],
+    ids=["data", "objective", "column", "larger budget", "epsilon", "names", "norm", "max_corrupted", "figure missing"],
 )
 def test_what_cannot_be_compared_is_inconclusive(baseline: Report) -> None:
     assert judge(RATIO, build_report(), baseline).outcome == "inconclusive"
