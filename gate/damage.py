@@ -7,8 +7,8 @@ from gate.wording import add_article, show_pair
 from schemas.policy import Require
 from schemas.report import Clean, Finding
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "top_5"})
-LOWER_IS_BETTER = frozenset({"error_rate", "top_5_error_rate", "perplexity", "mse"})
+HIGHER_IS_BETTER = frozenset({"accuracy", "top_3", "top_5", "top_10", "f1"})
+LOWER_IS_BETTER = frozenset({"error_rate", "top_3_error_rate", "top_5_error_rate", "top_10_error_rate", "perplexity", "mse"})
 ROUNDING = 1e-12
 
 

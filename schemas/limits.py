@@ -6,7 +6,19 @@ from pydantic import model_validator
 
 from schemas.base import Input, PositiveFloat
 
-MetricName = Literal["accuracy", "error_rate", "top_5", "top_5_error_rate", "perplexity", "mse"]
+MetricName = Literal[
+    "accuracy",
+    "error_rate",
+    "top_3",
+    "top_3_error_rate",
+    "top_5",
+    "top_5_error_rate",
+    "top_10",
+    "top_10_error_rate",
+    "f1",
+    "perplexity",
+    "mse",
+]
 Along = Literal["epsilon", "max_corrupted"]
 """What grows until a limit is crossed: how far the weights move, or how many of them."""
 

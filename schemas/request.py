@@ -80,10 +80,11 @@ SEARCH_EXAMPLES = 2000
 class Objective(Input):
     """The loss L and the metrics; docs/method.md section 1."""
 
-    loss: Literal["cross_entropy", "mse", "bce_with_logits", "label_free", "kl_to_clean"] = "cross_entropy"
+    loss: Literal["cross_entropy", "nll", "mse", "bce_with_logits", "label_free", "kl_to_clean", "model_output"] = "cross_entropy"
     output_kind: Literal["logits", "probabilities", "log_probabilities"] = "logits"
     ignore_index: int = -100
     output: Annotated[int, Field(ge=0)] | Name = 0
+    class_axis: Literal[-1, 1] = -1
     metrics: tuple[MetricName, ...] | None = None
 
     @model_validator(mode="after")
@@ -96,7 +97,13 @@ class Objective(Input):
         if self.metrics is not None and len(set(self.metrics)) != len(self.metrics):
             message = "metrics lists a name twice"
             raise ValueError(message)
-        if self.loss in {"mse", "bce_with_logits"} and self.output_kind != "logits":
+        if self.loss == "nll" and self.output_kind != "log_probabilities":
+            message = "loss nll takes log-probabilities: set output_kind to log_probabilities, or use cross_entropy"
+            raise ValueError(message)
+        if self.loss in {"mse", "bce_with_logits", "model_output"} and self.class_axis != -1:
+            message = f"class_axis has a meaning only where there are classes; leave it out with loss {self.loss}"
+            raise ValueError(message)
+        if self.loss in {"mse", "bce_with_logits", "model_output"} and self.output_kind != "logits":
             message = (
                 f"output_kind {self.output_kind} has a meaning only where there are classes; leave it out with loss {self.loss}"
             )
@@ -109,12 +116,15 @@ class Objective(Input):
         return self.metrics if self.metrics is not None else METRICS_OF_LOSS[self.loss][:1]
 
 
+TOPS = tuple(f"top_{k}{rest}" for k in (3, 5, 10) for rest in ("", "_error_rate"))
 METRICS_OF_LOSS: dict[str, tuple[str, ...]] = {
-    "cross_entropy": ("accuracy", "error_rate", "top_5", "top_5_error_rate", "perplexity"),
-    "bce_with_logits": ("accuracy", "error_rate"),
+    "cross_entropy": ("accuracy", "error_rate", *TOPS, "f1", "perplexity"),
+    "nll": ("accuracy", "error_rate", *TOPS, "f1", "perplexity"),
+    "bce_with_logits": ("accuracy", "error_rate", "f1"),
     "mse": ("mse",),
-    "label_free": ("accuracy", "error_rate", "top_5", "top_5_error_rate"),
-    "kl_to_clean": ("accuracy", "error_rate", "top_5", "top_5_error_rate"),
+    "label_free": ("accuracy", "error_rate", *TOPS, "f1"),
+    "kl_to_clean": ("accuracy", "error_rate", *TOPS, "f1"),
+    "model_output": (),
 }
 
 
@@ -329,6 +339,8 @@ class AuditRequest(Input):
         for i, one in enumerate(self.precision.thresholds if self.precision is not None else ()):
             if one.metric is not None and one.metric not in measured:
                 problems.append(f"precision.thresholds[{i}].metric {one.metric!r} is not measured; name it in objective.metrics")
+        if "f1" in measured and (self.precision is not None or self.data.max_examples is not None):
+            problems.append("the metric f1 is no mean over examples: leave it out, or precision and data.max_examples")
         return problems
 
 

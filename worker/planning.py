@@ -145,7 +145,7 @@ class Planner:
     def list_parts(self) -> Iterator[Part]:
         """Yield every part of the work."""
         request, population = self._context.request, self._context.population
-        if not self._session.objective.needs_labels:
+        if self._session.objective.labels_by_model:
             examples = self._examples if population is None else len(population)
             yield Part("labels", "model", 1, Passes(1, 0), self._time_plain(examples), examples)
         yield Part("gradient", "model", 1, GRADIENT_PASSES, self.whole, self._examples)

@@ -24,7 +24,12 @@ def build_source(job: "AuditInput") -> Source:
         model_path=job.model_path,
         data=build_data_file(job.data_path, request.data, job.scratch),
         objective=Objective(
-            objective.loss, objective.output_kind, objective.ignore_index, objective.output, objective.metric_names
+            objective.loss,
+            objective.output_kind,
+            objective.ignore_index,
+            objective.output,
+            objective.metric_names,
+            objective.class_axis,
         ),
         model_format=request.model.format,
         device=job.device,

@@ -40,14 +40,16 @@ OPTIONS = (
     click.option("--target", metavar="ARRAY", help="Array of the data file with the labels."),
     click.option("--data-format", metavar="NAME", help="Format of the data, where its content does not show it."),
     click.option("--classes", metavar="A,B,...", help="Names of the classes in the model's order, where labels are words."),
-    click.option("--loss", metavar="NAME", help="cross_entropy, mse or bce_with_logits."),
+    click.option(
+        "--loss", metavar="NAME", help="cross_entropy, nll, mse, bce_with_logits, label_free, kl_to_clean or model_output."
+    ),
     click.option("--output-kind", metavar="NAME", help="logits, probabilities or log_probabilities."),
     click.option(
         "--metric",
         "metrics",
         multiple=True,
         metavar="NAME",
-        help="accuracy, error_rate, top_5, top_5_error_rate, perplexity or mse.",
+        help="accuracy, error_rate, top_3, top_5, top_10 (and their _error_rate), f1, perplexity or mse.",
     ),
     click.option("--method", metavar="NAME", help="first_order, reapplied, ascent, second_order or auto."),
     click.option("--budget", "budget_passes", type=int, metavar="N", help="Passes over the data per cell."),

@@ -18,7 +18,9 @@ def describe_flips(flips: BitFlips) -> str:
     drops = [
         f"{one_line(name)} by {show_drop(name, (clean_drop.value or 0.0) + (clean_drop.drop or 0.0) - metric.worst)}"
         for name, metric in random.metrics.items()
-        if (clean_drop := worst.metrics.get(name)) is not None and metric.worst is not None and name in {"accuracy", "top_5"}
+        if (clean_drop := worst.metrics.get(name)) is not None
+        and metric.worst is not None
+        and name in {"accuracy", "top_3", "top_5", "top_10"}
     ]
     least = f"worsens {drops[0]}" if drops else f"changes the loss by {show_change(random.largest_loss_change)}"
     return f"{text}; the worst of {random.trials} random draws of {random.count} {least}."

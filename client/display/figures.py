@@ -2,7 +2,7 @@
 
 from schemas.problem import clean_text
 
-SHARES = frozenset({"accuracy", "error_rate", "top_5", "top_5_error_rate"})
+SHARES = frozenset({"accuracy", "error_rate", "f1"} | {f"top_{k}{rest}" for k in (3, 5, 10) for rest in ("", "_error_rate")})
 """Metrics between 0 and 1, shown as percentages."""
 NOTHING = "-"
 BLOCKS = " ▏▎▍▌▋▊▉█"

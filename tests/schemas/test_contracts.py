@@ -40,7 +40,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "uri without digest": ({"model": {"uri": "artifact:sha256:abc"}}, "/model/uri"),
     "pin of another digest": ({"model": {"uri": MODEL, "sha256": "c" * 64}}, "/model"),
     "format that is not built": ({"model": {"uri": MODEL, "format": "tflite"}}, "/model/format"),
-    "loss that is not built": ({"objective": {"loss": "nll"}}, "/objective/loss"),
+    "loss that is not built": ({"objective": {"loss": "focal"}}, "/objective/loss"),
     "metric of another loss": ({"objective": {"loss": "mse", "metrics": ["accuracy"]}}, "/objective"),
     "metric twice": ({"objective": {"metrics": ["accuracy", "accuracy"]}}, "/objective"),
     "probabilities without classes": ({"objective": {"loss": "mse", "output_kind": "probabilities"}}, "/objective"),

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.streaming import TOLERANCE, run
 
 DATA_BYTES = 240_000_000
-LIMIT_BYTES = 480_000_000
-"""Of what the process allocates, its imports included: they leave it less than half of the data."""
+LIMIT_BYTES = 700_000_000
+"""Four fifths of it may be allocated, and the imports leave less than half of the data's size of that."""
 
 
 @pytest.mark.parametrize("data_format", ["npz", "parquet"])
@@ -17,3 +17,4 @@ def test_data_larger_than_the_memory_that_is_left_are_audited(tmp_path: Path, da
     assert held.examples == DATA_BYTES // 4096
     assert held.clean_loss == pytest.approx(clean, rel=TOLERANCE)
     assert held.loss_change > 0
+    assert held.peak_bytes <= LIMIT_BYTES

@@ -85,6 +85,10 @@ def check_first_batch(program: Program, dataset: Dataset, objective: Objective, 
             Fault(what, "/data", "inputs that the model takes", f"{shapes}; {_first_line(error)}", advice)
         ) from error
     faults = list(_find_label_faults(output, target, dataset, objective))
+    if objective.loss == "model_output" and output.ndim == 0 and program.batch is not None:
+        advice = "export the model with a symbolic batch axis, or with one loss per example"
+        what = "the model runs on one number of examples, and its one loss would count those that fill up the last batch"
+        faults.append(Fault(what, "/objective/loss", "one loss per example", "one number", advice))
     if faults:
         raise DataMismatch(*faults)
 
@@ -193,7 +197,11 @@ def _find_label_faults(output: Tensor, first: Tensor, dataset: Dataset, objectiv
         yield Fault(
             "the output that the loss reads is not floating point", "/objective/output", "float", str(output.dtype), advice
         )
-    elif not objective.needs_labels:
+    elif objective.loss == "model_output":
+        if output.shape not in {(), (len(first),)}:
+            expected, got = "one loss per example, or one number for all", str(list(output.shape))
+            yield Fault("the output is no loss", "/objective/output", expected, got, "name the output that is the loss")
+    elif objective.labels_by_model:
         if output.ndim < 2 or output.shape[0] != len(first):
             expected, got = "[examples, ..., classes]", str(list(output.shape))
             yield Fault(f"the output does not fit loss {objective.loss}", "/objective/output", expected, got, advice)
@@ -207,9 +215,9 @@ def _find_class_faults(output: Tensor, first: Tensor, dataset: Dataset, objectiv
     where = "/data/labels"
     if output.ndim < 2 or output.shape[:-1] != first.shape:
         expected = f"{list(output.shape[:-1])} for outputs {list(output.shape)}, classes last"
-        yield Fault(
-            "labels and output differ in shape", where, expected, str(list(first.shape)), "give one label per row of logits"
-        )
+        turned = output.ndim > 2 and (output.shape[0], *output.shape[2:]) == first.shape
+        advice = "set objective.class_axis to 1" if turned else "give one label per row of logits"
+        yield Fault("labels and output differ in shape", where, expected, str(list(first.shape)), advice)
         return
     classes = output.shape[-1]
     found = _summarise_labels(dataset, objective, classes)

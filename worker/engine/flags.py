@@ -121,6 +121,8 @@ def find_model_flags(session: Session, parity: float) -> list[RaisedFlag]:
 
 def _find_batch_flags(session: Session, first: Tensor) -> list[RaisedFlag]:
     """Return a flag when the first example's output is another one where it runs alone (beside copies of itself)."""
+    if first.ndim == 0:  # a mean over the batch, which is another one for every batch
+        return []
     alone, _ = next(session.dataset.batches(1))
     with torch.no_grad():
         output = session.objective.select_output(session.program.forward({}, alone))
@@ -164,7 +166,7 @@ def find_loss_flags(session: Session, clean: Clean) -> list[RaisedFlag]:
     if not session.objective.has_classes:
         return []
     flags = []
-    if not session.objective.needs_labels:
+    if session.objective.labels_by_model:
         flags.append(RaisedFlag("label_free", evidence={"loss": session.objective.loss}))
     elif clean.loss < SATURATED_LOSS:
         flags.append(RaisedFlag("saturated_loss", evidence={"clean_loss": clean.loss}))

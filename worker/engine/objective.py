@@ -10,7 +10,7 @@ from torch.nn import functional
 
 LABEL_FREE = frozenset({"label_free", "kl_to_clean"})
 """Losses against the clean model itself."""
-HIGHER_IS_BETTER = frozenset({"accuracy", "top_5"})
+HIGHER_IS_BETTER = frozenset({"accuracy", "top_3", "top_5", "top_10", "f1"})
 """Metrics that corruption pushes down; it pushes all others up."""
 
 
@@ -18,8 +18,10 @@ HIGHER_IS_BETTER = frozenset({"accuracy", "top_5"})
 class Objective:
     """A loss over model outputs and targets, and the metrics reported beside it.
 
-    cross_entropy: outputs [B, C] or [B, T, C], targets [B] or [B, T], in nats per counted label;
-    mse and bce_with_logits: outputs and targets of one shape, mean per element. Without labels (method section 6):
+    cross_entropy: outputs [B, C] or [B, T, C], targets [B] or [B, T], in nats per counted label; nll: the same from outputs that
+    are log-probabilities. class_axis: where the classes are; 1 for outputs [B, C, H, W] with targets [B, H, W].
+    mse and bce_with_logits: outputs and targets of one shape, mean per element. model_output: the output is the loss, one per
+    example [B], or one number, the mean over its examples. Without labels (method section 6):
     label_free is cross_entropy to the clean model's own answers; kl_to_clean is KL(clean || corrupted), its targets the clean
     model's log-probabilities, shaped like the outputs.
     """
@@ -29,18 +31,24 @@ class Objective:
     ignore_index: int = -100
     output: int | str = 0
     metrics: tuple[str, ...] = ("accuracy",)
+    class_axis: int = -1
     normalised: bool = False
     """Whether the logits of each label are divided by their standard deviation over the classes first."""
 
     @property
     def has_classes(self) -> bool:
         """Whether targets are class numbers and the output's last axis is the classes."""
-        return self.loss in {"cross_entropy", *LABEL_FREE}
+        return self.loss in {"cross_entropy", "nll", *LABEL_FREE}
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the data must bring the targets; else `make_target` does."""
-        return self.loss not in LABEL_FREE
+        """Whether the data must bring the targets."""
+        return self.loss not in {"model_output", *LABEL_FREE}
+
+    @property
+    def labels_by_model(self) -> bool:
+        """Whether the clean model gives the targets: `make_target`."""
+        return self.loss in LABEL_FREE
 
     @property
     def label_dtype(self) -> torch.dtype:
@@ -70,7 +78,7 @@ class Objective:
         if not isinstance(value, Tensor):
             message = f"output {self.output!r} is no tensor"
             raise TypeError(message)
-        return value
+        return value if self.class_axis == -1 or value.ndim <= self.class_axis else value.movedim(self.class_axis, -1)
 
     def find_counted(self, target: Tensor) -> Tensor:
         """Return which labels count, one for each loss."""
@@ -90,6 +98,8 @@ class Objective:
 
     def compute_losses(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the loss of every label; ignored labels give 0."""
+        if self.loss == "model_output":
+            return output.expand(len(target)) if output.ndim == 0 else output
         if self.loss == "mse":
             return functional.mse_loss(output, target, reduction="none")
         if self.loss == "bce_with_logits":

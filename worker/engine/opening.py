@@ -181,7 +181,7 @@ def _check_session(session: Session) -> Session:
     """Run the first batch; return the session with its labels, which the model gives itself where the loss needs none."""
     program, dataset, objective = session.program, session.dataset, session.objective
     session.run(lambda: check_first_batch(program, dataset, objective, session.batch_size))
-    return session if objective.needs_labels else session.run(lambda: label_by_model(session))
+    return session.run(lambda: label_by_model(session)) if objective.labels_by_model else session
 
 
 def label_by_model(session: Session) -> Session:

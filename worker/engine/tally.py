@@ -10,7 +10,8 @@ from torch import Tensor
 from worker.engine.objective import HIGHER_IS_BETTER, Objective
 
 LABELS_PER_FLUSH = 4096
-TOP = {"accuracy": 1, "error_rate": 1, "top_5": 5, "top_5_error_rate": 5}
+TOP = {"accuracy": 1, "error_rate": 1} | {f"top_{k}{rest}": k for k in (3, 5, 10) for rest in ("", "_error_rate")}
+F1 = "f1"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Tally:
 
     def add(self, output: Tensor, target: Tensor) -> None:
         """Take one batch of outputs."""
-        self._buffer.append((output.detach(), target))
+        kept = output.detach()
+        self._buffer.append((kept.expand(len(target)) if kept.ndim == 0 else kept, target))
         self.waiting += target.numel()
         if self.waiting >= LABELS_PER_FLUSH:
             self._flush()
@@ -66,10 +68,13 @@ class Tally:
         if self._sums is None:
             message = "nothing was added to the tally"
             raise RuntimeError(message)
-        total, count, non_finite, *correct = self._sums.tolist()
+        total, count, non_finite, *rest = self._sums.tolist()
+        correct, classes = rest[: len(self._tops)], rest[len(self._tops) :]
         loss = total / count if count and not non_finite and math.isfinite(total) else None
         shares = {top: value / count if count else None for top, value in zip(self._tops, correct, strict=True)}
         metrics = {name: _derive_metric(name, loss, shares) for name in self._objective.metrics}
+        if classes:
+            metrics[F1] = compute_f1(classes, absent_count=not self._objective.has_classes)
         return Outcome(loss=loss, metrics=metrics, non_finite=int(non_finite))
 
     def take_buffer(self) -> tuple[Tensor, Tensor]:
@@ -97,7 +102,24 @@ class Tally:
         finite = _find_finite(output) & torch.isfinite(losses.view(len(losses), -1)).all(1)
         judged = counted & finite.view(-1, *[1] * (losses.ndim - 1))
         sums = [losses, counted, ~finite, *(self._objective.find_right(output, target, top) & judged for top in self._tops)]
-        return torch.stack([value.view(variants, -1).sum(1, dtype=torch.float64) for value in sums], 1)
+        found = torch.stack([value.view(variants, -1).sum(1, dtype=torch.float64) for value in sums], 1)
+        if F1 not in self._objective.metrics:
+            return found
+        return torch.cat([found, self._count_classes(output, target, judged, counted, variants)], 1)
+
+    def _count_classes(self, output: Tensor, target: Tensor, judged: Tensor, counted: Tensor, variants: int) -> Tensor:
+        """Return, per variant, how often each class was answered rightly, answered, and the label [V, 3 C]."""
+        classes = output.shape[-1]
+        if not self._objective.has_classes:
+            answered, wanted = (output > 0) & judged, target > 0.5
+            counts = [answered & wanted, answered, wanted]
+            return torch.cat([value.view(variants, -1, classes).sum(1, dtype=torch.float64) for value in counts], 1)
+        answers, labels = output.argmax(-1), self._objective.find_labels(target)
+        offsets = torch.arange(variants, device=output.device).repeat_interleave(len(output) // variants) * classes
+        offsets = offsets.view(-1, *[1] * (labels.ndim - 1))
+        chosen = [(labels, judged & (answers == labels)), (answers, judged), (labels, counted)]
+        counts = [torch.bincount((values + offsets)[mask], minlength=variants * classes) for values, mask in chosen]
+        return torch.cat([count.view(variants, classes).double() for count in counts], 1)
 
 
 def find_outcomes(tallies: Sequence[Tally]) -> list[Outcome]:
@@ -114,12 +136,33 @@ def find_outcomes(tallies: Sequence[Tally]) -> list[Outcome]:
 
 def _find_finite(output: Tensor) -> Tensor:
     """Return which examples [N] have no NaN and no infinity in their output."""
-    rows = output.flatten(1)
+    rows = output.reshape(len(output), -1)
     # A float64 sum of narrower numbers cannot overflow, and is far cheaper than a test of every number.
     return torch.isfinite(rows).all(1) if rows.dtype == torch.float64 else torch.isfinite(rows.sum(1, dtype=torch.float64))
 
 
+def compute_f1(counts: Sequence[float], *, absent_count: bool) -> float:
+    """Return the macro-averaged F1 score: the mean over classes of 2 * right / (answered + labels).
+
+    Args:
+        counts: how often each class was answered rightly, then how often it was answered, then how often it was the label.
+        absent_count: whether a class that is neither label nor answer counts as 0, or is left out.
+
+    Returns:
+        The score, from 0 to 1.
+
+    >>> compute_f1([1, 0, 2, 0, 2, 0], absent_count=False), compute_f1([1, 0, 2, 0, 2, 0], absent_count=True)
+    (0.5, 0.25)
+    """
+    classes = len(counts) // 3
+    triples = zip(counts[:classes], counts[classes : 2 * classes], counts[2 * classes :], strict=True)
+    scores = [2 * right / max(1.0, answered + wanted) for right, answered, wanted in triples if absent_count or answered + wanted]
+    return math.fsum(scores) / len(scores) if scores else 0.0
+
+
 def _derive_metric(name: str, loss: float | None, shares: dict[int, float | None]) -> float | None:
+    if name == F1:
+        return None  # from the counts of classes
     if name in TOP:
         share = shares[TOP[name]]
         return share if name in HIGHER_IS_BETTER or share is None else 1.0 - share
