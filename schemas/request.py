@@ -301,7 +301,7 @@ class AuditRequest(Input):
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
-        problems = [*self._find_scope_problems(), *self._find_metric_problems()]
+        problems = [*self._find_scope_problems(), *self._find_metric_problems(), *self._find_limit_problems()]
         cells = sum(entry.count_cells() for entry in self.sets or ())
         if cells > MAX_CELLS_PER_SCOPE:
             problems.append(f"sets make {cells} cells per scope; at most {MAX_CELLS_PER_SCOPE} are allowed")
@@ -325,6 +325,12 @@ class AuditRequest(Input):
         names = [scope if isinstance(scope, str) else scope.name for scope in self.scopes]
         twice = sorted({name for name in names if names.count(name) > 1})
         return [f"scopes lists {name!r} twice" for name in twice]
+
+    def _find_limit_problems(self) -> list[str]:
+        """A model may give the mean of its losses; limits need the loss of every example."""
+        asked = {"evaluate_on": self.evaluate_on, "precision": self.precision, "data.max_examples": self.data.max_examples}
+        given = [name for name, value in asked.items() if value is not None and self.objective.loss == "model_output"]
+        return [f"{name} needs the loss of every example; with loss model_output leave it out" for name in given]
 
     def _find_metric_problems(self) -> list[str]:
         allowed, measured = METRICS_OF_LOSS[self.objective.loss], self.objective.metric_names

@@ -91,6 +91,8 @@ def test_an_output_that_is_no_loss_is_refused(tmp_path: Path) -> None:
         {"objective": {"loss": "nll"}},
         {"objective": {"loss": "mse", "class_axis": 1}},
         {"objective": {"loss": "model_output", "metrics": ["accuracy"]}},
+        {"objective": {"loss": "model_output"}, "precision": {"relative_error": 0.1}},
+        {"objective": {"loss": "model_output"}, "evaluate_on": {"uri": "artifact:sha256:" + "0" * 64}},
         {"objective": {"metrics": ["f1"]}, "precision": {"relative_error": 0.1}},
     ],
 )
