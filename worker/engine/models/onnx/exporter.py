@@ -10,8 +10,9 @@ KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 PARAMETER = "PARAMETER"
 TORCH = "pytorch"
 
-GENERATED = re.compile(r"^(\d+|val_\d+|onnx::.*|.*_output_\d+|_.*|[a-z0-9_]+_default(_\d+)?|[A-Za-z]+_\d+)$")
-"""Plain names that PyTorch's legacy exporter makes up; a module's own tensor has its attribute's name."""
+GENERATED = re.compile(r"^(\d+|val_\d+|onnx::.*|.*_output_\d+|_.*|[a-z0-9_]+_default(_\d+)?|[A-Za-z]+_\d+|reorder(_token_\d+)?)$")
+"""Plain names that PyTorch's legacy exporter and ONNX Runtime's optimiser make up; a module's own tensor has its
+attribute's name."""
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ NAMED_NODES = 5
 MAX_FAULTS = 200
 """A hostile file must not make an endless report."""
 
-KNOWN_DOMAINS = {"", "ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}
+KNOWN_DOMAINS = {"", "ai.onnx.ml", "ai.onnx.preview", "com.microsoft", "com.microsoft.nchwc"}
 
 ATEN = "export again without operator_export_type ONNX_ATEN"
 ADVICE = {
     "com.microsoft": "audit the file from before ONNX Runtime's graph optimisation or quantisation "
     "(write it with graph_optimization_level ORT_DISABLE_ALL)",
-    "com.microsoft.nchwc": "save the optimised model with ONNX Runtime's level extended: level all packs weights for the "
-    "vectors of one kind of processor",
+    "com.microsoft.nchwc": "save the optimised model with ONNX Runtime's level extended",
     "ai.onnx.contrib": "take the steps of onnxruntime-extensions, before and after the network, out of the model",
     "org.pytorch.aten": f"{ATEN}_FALLBACK, or audit the TorchScript or torch.export form",
     "aten": f"{ATEN}, or audit the TorchScript or torch.export form",

@@ -8,6 +8,7 @@ from onnx import ModelProto, NodeProto
 
 from schemas.errors import Fault, UnsupportedOperator
 from worker.engine.models.onnx.archive import TensorReader, read_model
+from worker.engine.models.onnx.blocks import set_block
 from worker.engine.models.onnx.exporter import read_exporter
 from worker.engine.models.onnx.faults import describe_reach
 from worker.engine.models.onnx.files import find_files
@@ -54,6 +55,7 @@ def _measure_reach(program: Program) -> tuple[Fault, ...]:
 def _build_program(model: ModelProto, graph: Graph) -> Program:
     """Return the program of a graph; nodes that have no step leave holes."""
     graph.steps = drop_aliases(graph.steps, graph.operators, graph.outputs)
+    set_block(graph)
     quantised = take_grids(graph)
     set_limits(graph)
     cast_outputs(graph)

@@ -11,8 +11,8 @@ def find_modules(weights: Iterable[str], uses: Uses, scopes: Mapping[str, str], 
     """Return the module of each weight.
 
     The dotted prefix of the stored name; "" is the model itself. Where an exporter made the name up: the scope that
-    it noted for the operator that reads the weight, else the name of that operator, where a bias that is added to a
-    product belongs to the product.
+    it noted for the operator that reads the weight, else the module of another parameter of that operator, else the
+    name of that operator, where a bias that is added to a product belongs to the product.
 
     Args:
         weights: the names of the weights.
@@ -23,12 +23,15 @@ def find_modules(weights: Iterable[str], uses: Uses, scopes: Mapping[str, str], 
     Returns:
         Module name by weight name.
     """
-    return {name: _find_scope(name, uses, scopes) if exporter.is_generated(name) else name.rpartition(".")[0] for name in weights}
+    names = tuple(weights)
+    named = {name: name.rpartition(".")[0] for name in names if not exporter.is_generated(name)}
+    return {name: named[name] if name in named else _find_scope(name, uses, scopes, named) for name in names}
 
 
-def _find_scope(name: str, uses: Uses, scopes: Mapping[str, str]) -> str:
+def _find_scope(name: str, uses: Uses, scopes: Mapping[str, str], named: Mapping[str, str]) -> str:
     final = uses.find_final(name)
     readers = [use.step.name for use in (*final, *uses.find_direct(name))]
     noted = [scopes[reader] for reader in readers if scopes.get(reader)]
+    siblings = [named[other] for use in final for other in use.list_parameters() if named.get(other)]
     products = [product for use in final if (product := find_product(use, uses)) is not None]
-    return (noted or products or readers or [name])[0]
+    return (noted or siblings or products or readers or [name])[0]

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 
 from torch import Tensor
 
+BLOCKED = "com.microsoft.nchwc"
+"""The domain whose values lie in blocks of channels in the file, and plainly here."""
 OLDEST_OPSET = 6
 """Of opset 6, what does not broadcast by an attribute; older files have `consumed_inputs`, which nothing writes today."""
 NEWEST_OPSET = 28
@@ -134,7 +136,7 @@ class Operator:
     @property
     def is_node(self) -> bool:
         """Whether a step of this operator computes what the file's node does, from the same inputs, in tensors."""
-        return not (self.rounds or self.learn is not None or (self.alias and self.domain))
+        return not (self.rounds or self.learn is not None or (self.alias and self.domain) or self.domain == BLOCKED)
 
     @property
     def title(self) -> str:

@@ -15,6 +15,10 @@ class Use:
     operator: Operator
     slot: int
 
+    def list_parameters(self) -> list[str]:
+        """Return what the step reads in its slots of parameters."""
+        return [name for slot, name in enumerate(self.step.inputs) if slot in self.operator.parameters]
+
 
 class Uses:
     """The readers of every value, blocks included."""

@@ -265,16 +265,6 @@ def test_external_data_that_does_not_fit_is_unreadable(tmp_path: Path, entries: 
         load_onnx(_save_external(tmp_path, "weights.bin", **entries))
 
 
-def test_a_file_that_is_tied_to_one_processor_is_refused_with_the_level_to_save_at(tmp_path: Path) -> None:
-    nodes = [node("Conv", ["x", "w"], ["y"], domain="com.microsoft.nchwc")]
-    path = save(tmp_path, nodes, stored=[initializer("w", MATRIX)], opsets={"": 20, "com.microsoft.nchwc": 1})
-
-    with pytest.raises(UnsupportedOperator) as caught:
-        load_onnx(path)
-
-    assert "level extended" in caught.value.faults[0].advice
-
-
 def test_damaged_files_never_fail_in_another_way(tmp_path: Path) -> None:
     chance = random.Random(0)
     path = save(

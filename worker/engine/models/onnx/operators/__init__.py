@@ -3,6 +3,7 @@
 from worker.engine.models.onnx.operators import (
     activation,
     attention,
+    blocked,
     classical,
     control,
     convolution,
@@ -61,5 +62,6 @@ FAMILIES: tuple[Family, ...] = (
     microsoft_attention.operator,
     microsoft_experts.operator,
     microsoft_arrays.operator,
+    blocked.operator,
 )
 TABLE = Table(FAMILIES)

@@ -24,6 +24,7 @@ def _apply(name: str, numbers: Sequence[float]) -> Callable[[Tensor], Tensor]:
         "LeakyRelu": lambda x: functional.leaky_relu(x, numbers[0] if numbers else 0.01),
         "Clip": lambda x: torch.clamp(x, *numbers),
         "HardSigmoid": lambda x: torch.clamp(numbers[0] * x + numbers[1], 0.0, 1.0),
+        "HardSwish": functional.hardswish,
     }
     if name not in activations:
         message = f"with activation {name} is not supported"
@@ -31,7 +32,8 @@ def _apply(name: str, numbers: Sequence[float]) -> Callable[[Tensor], Tensor]:
     return activations[name]
 
 
-def _read_activation(node: Node) -> Callable[[Tensor], Tensor]:
+def read_activation(node: Node) -> Callable[[Tensor], Tensor]:
+    """Return the activation that is fused into a node."""
     return _apply(node.attributes.get("activation", ""), node.attributes.get("activation_params", ()))
 
 
@@ -60,7 +62,7 @@ def quick_gelu(x: Tensor, *, alpha: float = 1.702) -> Tensor:
 
 
 def _read_fused_conv(node: Node) -> dict[str, Any]:
-    return {"activation": _read_activation(node), "arguments": read_convolution(node)}
+    return {"activation": read_activation(node), "arguments": read_convolution(node)}
 
 
 @operator("FusedConv", parameters=(0, 1, 2), prepare=_read_fused_conv)

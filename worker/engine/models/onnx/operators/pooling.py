@@ -22,7 +22,8 @@ def _find_kernel(window: Window) -> tuple[int, ...]:
     return window.kernel or ()
 
 
-def _read_max_pool(node: Node) -> dict[str, Any]:
+def read_max_pool(node: Node) -> dict[str, Any]:
+    """Return the arguments of `max_pool`."""
     window = read_window(node)
     indexed = node.has_output(1)
     if indexed and not window.is_symmetric:
@@ -32,7 +33,7 @@ def _read_max_pool(node: Node) -> dict[str, Any]:
     return {"window": window, "indexed": indexed, "columns_first": columns_first}
 
 
-@operator("MaxPool", since=1, prepare=_read_max_pool)
+@operator("MaxPool", since=1, prepare=read_max_pool)
 def max_pool(x: Tensor, *, window: Window, indexed: bool, columns_first: bool) -> Tensor | tuple[Tensor, Tensor]:
     """Largest element of each window, and where it stands in the whole input."""
     kernel = _find_kernel(window)
@@ -65,11 +66,12 @@ def _number_whole(indices: Tensor, x: Tensor, *, columns_first: bool) -> Tensor:
     return indices + planes.reshape(x.shape[0], x.shape[1], *[1] * (x.ndim - 2))
 
 
-def _read_mean_pool(node: Node) -> dict[str, Any]:
+def read_mean_pool(node: Node) -> dict[str, Any]:
+    """Return the arguments of `mean_pool`."""
     return {"window": read_window(node), "padded": bool(node.attributes.get("count_include_pad", 0))}
 
 
-@operator("AveragePool", since=7, prepare=_read_mean_pool)
+@operator("AveragePool", since=7, prepare=read_mean_pool)
 def mean_pool(x: Tensor, *, window: Window, padded: bool) -> Tensor:
     """Mean of each window, padding counted or not."""
     kernel = _find_kernel(window)
