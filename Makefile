@@ -12,7 +12,7 @@ ARGS   ?=
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench memory agree parity interpreter opsets conformance optimised large worst coverage precision flips streaming chaos up schemas constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench overhead memory agree parity interpreter opsets conformance optimised large worst coverage precision flips streaming chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ structure: $(VENV)/.installed-dev ## sizes, house rules, documents, manifests
 
 bench: $(VENV)/.installed-dev ## seconds per cell against the plain script
 	@$(BIN)/python -m benchmarks.sweep $(ARGS)
+
+overhead: $(VENV)/.installed-dev ## what the service adds to an audit, from POST to report (five minutes)
+	@$(BIN)/python -m benchmarks.overhead $(ARGS)
 
 memory: $(VENV)/.installed-dev ## peak memory as a multiple of the weights, and top-n over 1e8 of them
 	@$(BIN)/python -m benchmarks.memory $(ARGS)

@@ -1,6 +1,5 @@
 """One audit from start to end: load -> admit -> search -> measure -> report. Read this file first."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from worker.breaking import find_breaking_points
 from worker.context import open_context
 from worker.engine.flags import find_chance_flags, find_loss_flags, find_memory_flags, find_model_flags
 from worker.flips import measure_bit_flips
+from worker.phases import ReportProgress
 from worker.sweep import choose_sets, sweep_scopes
 from worker.writing import write_measurement
-
-ReportProgress = Callable[[str, int, int], None]
-"""Called with (phase, done, total)."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,7 @@ def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measureme
         What the supervisor will check and complete to a report. FaultlineError, from any phase, names every
         reason why the audit cannot be done.
     """
-    report_progress("loading", 0, 1)
-    context = open_context(job)
+    context = open_context(job, report_progress)
     session, clean = context.session, context.clean
     flags = [*find_model_flags(session, context.parity), *find_chance_flags(session, clean), *find_loss_flags(session, clean)]
     points = find_breaking_points(context, report_progress)

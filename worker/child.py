@@ -25,8 +25,10 @@ from worker.messages import (
     StartedMessage,
     build_failure,
     build_result,
+    build_timing,
     encode_line,
 )
+from worker.phases import PhaseClock
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -126,12 +128,15 @@ def _check_first(
 
 
 def _serve(job: JobMessage, work: Work, say: Callable[["BaseModel"], None]) -> None:
+    clock = PhaseClock()
     try:
-        found = work(job, _make_progress(say))
+        found = work(job, clock.watch(_make_progress(say)))
     except Exception as error:  # noqa: BLE001 - whatever the model did, the supervisor must hear of it
         traceback.print_exc()
+        say(build_timing(clock.end()))
         say(build_failure(translate_error(error)))
     else:
+        say(build_timing(clock.end()))
         say(build_result(found))
 
 

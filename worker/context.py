@@ -1,7 +1,6 @@
 """What every phase of an audit reads: the opened session, the gradient, the clean outcome, the coverage."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from schemas.request import AuditRequest
@@ -17,6 +16,7 @@ from worker.engine.record import Clean, Pool
 from worker.engine.scopes import Scope
 from worker.engine.search import SearchSettings
 from worker.engine.session import Session
+from worker.phases import ReportProgress
 from worker.places import check_places, find_asked_scopes
 from worker.sources import build_source
 
@@ -70,9 +70,17 @@ class AuditContext:
         return self.job.request
 
 
-def open_context(job: "AuditInput") -> AuditContext:
+def open_context(job: "AuditInput", report_progress: ReportProgress) -> AuditContext:
     """Load, admit, and compute the gradient that serves every cell."""
-    return build_context(job, open_session(build_source(job), partial(check_places, job.request)))
+
+    def check_request(program: Program) -> None:
+        report_progress("admitting", 0, 1)
+        check_places(job.request, program)
+
+    report_progress("loading", 0, 1)
+    opened = open_session(build_source(job), check_request)
+    report_progress("gradient", 0, 1)
+    return build_context(job, opened)
 
 
 def build_context(job: "AuditInput", opened: Opened) -> AuditContext:

@@ -14,7 +14,6 @@ from schemas import inspection
 from schemas.errors import AuditError, Fault, ModelRefused, ParityError, UnsupportedOperator
 from schemas.inspection import InspectionRequest
 from schemas.problem import ProblemItem, build_problem
-from worker.audit import ReportProgress
 from worker.context import Places
 from worker.engine.admit import check_model
 from worker.engine.components import COMPONENTS, find_components, find_depths
@@ -25,6 +24,7 @@ from worker.engine.models.program import InputSpec, Program, walk_steps
 from worker.engine.opening import fix_numerics, read_example
 from worker.engine.scopes import Scope, find_scopes
 from worker.engine.shortage import is_out_of_memory
+from worker.phases import ReportProgress
 from worker.sources import build_data_file
 
 MADE_UP_EXAMPLES = 2

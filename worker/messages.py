@@ -4,7 +4,7 @@ The child runs a model that somebody sent, so every line from it is untrusted: b
 parsed by these classes, and rejected whole when it does not fit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -15,6 +15,7 @@ from schemas.inspection import InspectionFigures
 from schemas.job import JobKind
 from schemas.plan import PlannedAudit
 from schemas.report import Measurement
+from worker.phases import Phase
 
 MAX_FAULTS = 1000
 ENDINGS = (AuditError, LimitError, WorkerFault)
@@ -64,6 +65,26 @@ class ProgressMessage(_Message):
     phase: Annotated[str, Field(pattern=r"^[a-z0-9 _-]{1,64}$")]
     done: Annotated[int, Field(ge=0, lt=2**53)]
     total: Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class PhaseMessage(_Message):
+    """When one phase began and how long it took, as the child says: for traces and metrics, never for a report."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
+    began_s: Annotated[float, Field(ge=0, le=1e7)]
+    seconds: Annotated[float, Field(ge=0, le=1e7)]
+
+
+class TimingMessage(_Message):
+    """How long the job took by phases; said once, before the result or failure."""
+
+    type: Literal["timing"] = "timing"
+    phases: Annotated[tuple[PhaseMessage, ...], Field(max_length=16)]
+
+    def list_phases(self, elapsed_s: float) -> tuple[Phase, ...]:
+        """Return the phases, none longer than the time that has passed here since the job was given."""
+        bounded = ((one.name, min(one.began_s, elapsed_s), one.seconds) for one in self.phases)
+        return tuple(Phase(name, began_s, min(seconds, elapsed_s - began_s)) for name, began_s, seconds in bounded)
 
 
 class ResultMessage(_Message):
@@ -116,7 +137,7 @@ class FailureMessage(_Message):
 Finding = Measurement | PlannedAudit | InspectionFigures
 """What a child finds out, by its kind of job."""
 AnyResult = ResultMessage | PlanMessage | InspectionMessage
-ChildMessage = ReadyMessage | StartedMessage | ProgressMessage | AnyResult | FailureMessage
+ChildMessage = ReadyMessage | StartedMessage | ProgressMessage | TimingMessage | AnyResult | FailureMessage
 _CHILD_MESSAGE: TypeAdapter[ChildMessage] = TypeAdapter(Annotated[ChildMessage, Field(discriminator="type")])
 
 
@@ -144,6 +165,11 @@ def build_result(found: Finding) -> AnyResult:
     if isinstance(found, Measurement):
         return ResultMessage(measurement=found)
     return PlanMessage(plan=found) if isinstance(found, PlannedAudit) else InspectionMessage(inspection=found)
+
+
+def build_timing(phases: Iterable[Phase]) -> TimingMessage:
+    """Return the message that carries the phases out of the child."""
+    return TimingMessage(phases=tuple(PhaseMessage(**phase._asdict()) for phase in phases))
 
 
 def take_result(message: AnyResult, kind: JobKind) -> Finding:

@@ -12,7 +12,7 @@ import torch
 from schemas import plan
 from schemas.report import Passes as ShownPasses
 from schemas.request import BreakingPointRequest
-from worker.audit import AuditInput, ReportProgress
+from worker.audit import AuditInput
 from worker.beyond import count_worst_passes
 from worker.breaking import FoundBreakingPoint, choose_breaking_points, choose_set, find_range
 from worker.context import AuditContext, build_context
@@ -32,6 +32,7 @@ from worker.engine.smoothness import count_most_lanczos_passes
 from worker.engine.strategies import count_most_passes
 from worker.engine.timing import PassTimes, Stopwatch
 from worker.engine.upper_bounds import BOUND_PASSES
+from worker.phases import ReportProgress
 from worker.places import check_places, find_flipped, find_point_scopes
 from worker.sources import build_source
 from worker.sweep import choose_sets

@@ -15,6 +15,7 @@ from schemas.report import Measurement
 from storage.artifacts import ArtifactStore
 from storage.doorbell import Doorbell
 from storage.leases import Claim, Leases
+from worker.account import find_account, keep_account
 from worker.confine import check_layers
 from worker.drain import Drain
 from worker.heartbeat import Heartbeat
@@ -27,6 +28,7 @@ from worker.messages import (
     JobMessage,
     ProgressMessage,
     StartedMessage,
+    TimingMessage,
     refuse_output,
     take_result,
 )
@@ -80,11 +82,10 @@ def run_job(job_id: str, resources: Resources) -> Outcome:
     claim = resources.leases.claim(job_id, resources.worker)
     if claim is None:  # ended, cancelled, or another worker's: a doorbell may ring twice
         return "not_claimed"
-    started = time.monotonic()
+    beat_s = resources.settings.beat_s
     # The beats go on while the end is written, so that a slow disk does not cost the lease.
-    with Heartbeat(resources.leases, claim.id, claim.attempt, resources.settings.beat_s) as heartbeat:
-        outcome = _bring_to_an_end(claim, heartbeat, resources)
-    log.info("job %s attempt %d %s after %.1f s", claim.id, claim.attempt, outcome, time.monotonic() - started)
+    with keep_account(claim) as account, Heartbeat(resources.leases, claim.id, claim.attempt, beat_s) as heartbeat:
+        account.outcome = outcome = _bring_to_an_end(claim, heartbeat, resources)
     return outcome
 
 
@@ -240,6 +241,8 @@ def _converse(child: Child, job: JobMessage, heartbeat: Heartbeat, resources: Re
     """
     limits = JobLimits(resources.settings, child)
     layers: dict[str, bool] = {}
+    account = find_account()
+    account.note_given()
     child.send(job, SEND_LIMIT_S)
     while True:
         for message in _receive(child, limits):
@@ -247,6 +250,8 @@ def _converse(child: Child, job: JobMessage, heartbeat: Heartbeat, resources: Re
                 return take_result(message, job.kind), layers
             if isinstance(message, ProgressMessage):
                 heartbeat.tell(message)
+            elif isinstance(message, TimingMessage):
+                account.note_timing(message)
             elif isinstance(message, StartedMessage) and not layers:  # once: later it could be the model that speaks
                 layers = observe_layers(child.pid, message.layers)
                 check_layers(layers, resources.settings.sandbox)

@@ -56,7 +56,7 @@ def test_the_service_needs_nothing_that_opens_models() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["setup", "demo", "test", "check", "format", "lint", "types", "bench", "parity", "chaos", "up"]
+    "target", ["setup", "demo", "test", "check", "format", "lint", "types", "bench", "overhead", "parity", "chaos", "up"]
 )
 def test_make_knows_the_target_and_explains_it(target: str) -> None:
     planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -161,6 +161,13 @@ def measure_briefly(_job: JobMessage, report: ReportProgress) -> Measurement:
     return measure_with("counterexample.npz")
 
 
+def lie_about_time(_job: JobMessage, _report: ReportProgress) -> Measurement:
+    """Claim days, with figures that the honest ones come too late for."""
+    phases = '[{"name": "engine", "began_s": 0, "seconds": 1000000}]'
+    write_to_protocol(f'{{"type": "timing", "phases": {phases}}}\n'.encode())
+    return measure_with("counterexample.npz")
+
+
 def name_a_path(_job: JobMessage, _report: ReportProgress) -> Measurement:
     return measure_with("../lock")
 
@@ -220,7 +227,7 @@ MISDEEDS = {
     for function in (
         *(say_garbage, say_unknown_type, claim_cancelled, say_too_much, say_a_half_result, exit_silently, crash, use_memory),
         *(allocate, never_end, fill_the_folder, refuse_the_model, fail_with_a_bug, tell_what_it_has, measure_well, name_a_path),
-        *(measure_slowly, measure_briefly),
+        *(measure_slowly, measure_briefly, lie_about_time),
         *(name_a_link, name_a_second_name, name_a_missing_file, name_a_pipe, name_no_finding, hide_half_a_character),
     )
 }

@@ -1,6 +1,8 @@
 """Whatever the audit process does, the job ends as it must and nothing of the process is left."""
 
 import json
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -148,6 +150,17 @@ def test_a_result_becomes_a_report_with_what_the_supervisor_saw_itself(open_here
     kept = artifacts.path(OWNER, counterexample["artifact"].removeprefix("sha256:"))
     assert kept is not None
     assert kept.read_bytes() == b"a counterexample"
+
+
+def test_a_process_that_lies_about_its_time_is_believed_as_far_as_it_can_be_true(
+    open_here: OpenBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_here("lie_about_time") as bench, caplog.at_level(logging.INFO):
+        job = bench.post()
+        assert bench.run(job) == "succeeded"
+    (line,) = [record.getMessage() for record in caplog.records if f"job {job} attempt 1 succeeded" in record.getMessage()]
+    total_s, engine_s = (float(seconds) for seconds in re.findall(r"([\d.]+) s\b", line))
+    assert engine_s <= total_s < 30
 
 
 def test_a_cancelled_job_stops_at_once(open_here: OpenBench) -> None:
