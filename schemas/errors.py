@@ -11,6 +11,10 @@ FaultlineError
 │   ├── NotAcceptable       no such representation                     406
 │   ├── Conflict            the state forbids it                       409
 │   ├── IdempotencyMismatch same key, other body                       422
+│   ├── NotAuthenticated    no key, or none that is valid              401
+│   ├── Forbidden           the caller may not do this                 403
+│   ├── TooManyRequests     the tenant calls too often                 429
+│   ├── QuotaExceeded       the tenant holds as much as it may         429
 │   └── DigestMismatch      the bytes are not what the name says       422
 ├── AuditError              the audit was accepted and cannot be done  job failed
 │   ├── ModelUnreadable     truncated, not what its format says
@@ -124,6 +128,34 @@ class DigestMismatch(RequestError):
     """The bytes do not have the sha-256 that was promised."""
 
     code, title, status = "digest_mismatch", "The digest does not match", 422
+
+
+class NotAuthenticated(RequestError):
+    """The caller shows no key, or none that is known, unexpired and not revoked."""
+
+    code, title, status = "not_authenticated", "A valid key is needed", 401
+
+
+class Forbidden(RequestError):
+    """The caller is known and may not do this."""
+
+    code, title, status = "forbidden", "This is not allowed", 403
+
+
+class TooManyRequests(RequestError):
+    """The tenant calls more often than it may."""
+
+    code, title, status = "too_many_requests", "Too many requests", 429
+
+    def __init__(self, *faults: Fault, retry_after_s: int = 1) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(*faults)
+
+
+class QuotaExceeded(TooManyRequests):
+    """The tenant holds as much as it may; something of it has to end or to go first."""
+
+    code, title = "quota_exceeded", "A quota is used up"
 
 
 class AuditError(FaultlineError):

@@ -4,6 +4,7 @@ import unicodedata
 
 from schemas.base import Output
 from schemas.errors import FaultlineError
+from schemas.keys import hide_keys
 
 MEDIA_TYPE = "application/problem+json"
 MAX_TEXT = 2000
@@ -31,12 +32,13 @@ class Problem(Output):
 
 
 def clean_text(text: str, limit: int = MAX_TEXT) -> str:
-    r"""Return `text` with control and format characters escaped and its length bounded.
+    r"""Return `text` with control and format characters escaped, secrets of keys left out, and its length bounded.
 
     >>> clean_text("a\x1b[31mb")
     'a\\x1b[31mb'
     """
-    shown = "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else ascii(c)[1:-1] for c in text[: limit + 1])
+    kept = hide_keys(text[: limit + 200])[: limit + 1]
+    shown = "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else ascii(c)[1:-1] for c in kept)
     return shown if len(text) <= limit else shown[:limit] + "…"
 
 

@@ -1,5 +1,6 @@
 """`python -m service` runs the API in this process, with the settings of the environment."""
 
+import asyncio
 import logging
 import math
 import socket
@@ -8,6 +9,7 @@ import sys
 import uvicorn
 
 from service.app import create_app
+from service.bootstrap import check_keys
 from service.settings import BadSettings, Settings, load_settings
 
 USAGE = 3
@@ -29,6 +31,7 @@ def main() -> int:
     """Run until told to stop; return the exit code."""
     try:
         settings = load_settings()
+        asyncio.run(check_keys(settings))
     except BadSettings as error:
         sys.stderr.write(f"The API cannot start with this environment:\n{error}\n")
         return USAGE

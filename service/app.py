@@ -2,11 +2,12 @@
 
 import json
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 
 from schemas.version import VERSION
 from service.edge import Edge, MethodTable
+from service.identity import authorise
 from service.openapi.document import build_document
 from service.problems import add_problem_handlers
 from service.resources import hold_resources
@@ -26,7 +27,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(authorise)])
     app.state.settings = settings or load_settings()
     app.state.methods = MethodTable(find_routes())
     app.state.openapi = json.dumps(build_document(find_routes())).encode()

@@ -18,7 +18,9 @@ from schemas.errors import (
     FaultlineError,
     InvalidRequest,
     MethodNotAllowed,
+    NotAuthenticated,
     NotFound,
+    TooManyRequests,
     Unavailable,
 )
 from schemas.problem import MEDIA_TYPE, Problem, build_problem
@@ -28,6 +30,7 @@ from service.reports import NoReport
 logger = logging.getLogger("faultline.service")
 RETRY_AFTER_S = 2
 MAX_SHOWN = 200
+CHALLENGE = 'Bearer realm="faultline"'
 
 
 def answer_problem(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -38,8 +41,15 @@ def answer_problem(problem: Problem, headers: Mapping[str, str] | None = None) -
 
 def answer_error(error: FaultlineError) -> Response:
     """Return the problem of `error`, with Retry-After where trying again helps."""
-    headers = {"retry-after": str(RETRY_AFTER_S)} if error.status == Unavailable.status else {}
-    return answer_problem(build_problem(error), headers)
+    return answer_problem(build_problem(error), _choose_headers(error))
+
+
+def _choose_headers(error: FaultlineError) -> dict[str, str]:
+    if isinstance(error, TooManyRequests):
+        return {"retry-after": str(error.retry_after_s)}
+    if error.status == Unavailable.status:
+        return {"retry-after": str(RETRY_AFTER_S)}
+    return {"www-authenticate": CHALLENGE} if error.status == NotAuthenticated.status else {}
 
 
 def answer_unforeseen(error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""What the API holds open while it runs: job queue, artifact store, doorbell."""
+"""What the API holds open while it runs: job queue, artifact store, doorbell, keys."""
 
 import asyncio
 import signal
@@ -15,6 +15,7 @@ from service.settings import Settings
 from storage.artifacts import ArtifactStore, FileArtifactStore
 from storage.connection import connect_async
 from storage.doorbell import Doorbell, name_queue
+from storage.keys import KeyStore
 from storage.queue import JobQueue
 
 
@@ -26,6 +27,7 @@ class Resources:
     queue: JobQueue
     artifacts: ArtifactStore
     doorbell: Doorbell
+    keys: KeyStore
     draining: asyncio.Event
 
 
@@ -34,15 +36,16 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Open the stores; the broker is dialled at the first call, so that a late broker does not stop the start."""
     artifacts = FileArtifactStore(settings.data_dir / "artifacts")
     redis = connect_async(settings.redis_url)
-    queue = JobQueue(redis)
+    queue, keys = JobQueue(redis), KeyStore(redis)
     doorbell = Doorbell(settings.redis_url, queue=name_queue(settings.device))
     draining = asyncio.Event()
     try:
         with _watch_for_stop(draining):
-            yield Resources(settings, queue, artifacts, doorbell, draining)
+            yield Resources(settings, queue, artifacts, doorbell, keys, draining)
     finally:
         doorbell.close()
         await queue.close()
+        await keys.close()
         await redis.aclose()
 
 

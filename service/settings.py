@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import InvalidRequest
+from service.browsers import is_loopback
 from storage.urls import check_redis_url
 
 MIB = 1024 * 1024
@@ -37,10 +38,13 @@ class Settings(BaseSettings):
     """Folder of the artifact store; workers need the same."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. There are no keys yet: whoever reaches it may use it."""
+    """Address to listen on. With any other than a loopback address, every call needs a key unless `auth` says otherwise."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8321
     """Port to listen on; 0 takes a free one and the ready line says which."""
+
+    auth: Literal["auto", "required", "off"] = "auto"
+    """auto: keys are needed unless the service listens on this machine only; required: always; off: never."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     """Class of device that the workers audit on; it names the queue whose doorbell rings, so give workers the same."""
@@ -59,6 +63,11 @@ class Settings(BaseSettings):
 
     drain_s: Annotated[float, Field(ge=1, le=600)] = 10.0
     """Time that open requests get on SIGTERM; long polls are answered at once."""
+
+    @property
+    def is_keyless(self) -> bool:
+        """Whether nobody is asked for a key."""
+        return self.auth == "off" or (self.auth == "auto" and is_loopback(self.host))
 
 
 def load_settings() -> Settings:

@@ -10,10 +10,9 @@ from pathlib import Path
 from schemas.errors import Conflict, Fault, FaultlineError, InvalidRequest
 from standalone.deployment import Deployment
 from standalone.folder import hold_folder
-from standalone.plan import Plan
+from standalone.plan import HOST, Plan
 from storage.embedded import EmbeddedStore, find_server
 
-HOST = "127.0.0.1"
 DEFAULT_PORT = "8321"
 FAILED, BAD_USAGE = 2, 3
 

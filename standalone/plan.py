@@ -12,6 +12,7 @@ from storage.embedded import EmbeddedStore
 ROOT = str(Path(__file__).resolve().parent.parent)
 # -P: a folder of the user's that is called `worker` or `service` must not be taken for ours.
 PYTHON = (sys.executable, "-P")
+HOST = "127.0.0.1"
 API_DRAIN_S = 5
 STORE_STOP_S = 10.0
 
@@ -63,7 +64,8 @@ def plan_api(plan: Plan) -> ProgramSpec:
         *(*PYTHON, "-m", "uvicorn", "service.app:create_app", "--factory", "--app-dir", ROOT, "--fd", str(plan.listener)),
         *("--timeout-graceful-shutdown", str(API_DRAIN_S), "--log-level", "warning", "--no-access-log", "--no-server-header"),
     )
-    return ProgramSpec("api", command, _build_environment(plan), plan.logs / "api.log", API_DRAIN_S + 3, (plan.listener,))
+    environment = _build_environment(plan) | {"FAULTLINE_HOST": HOST}
+    return ProgramSpec("api", command, environment, plan.logs / "api.log", API_DRAIN_S + 3, (plan.listener,))
 
 
 def _build_environment(plan: Plan) -> dict[str, str]:

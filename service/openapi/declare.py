@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from schemas.errors import Fault, FaultlineError, Unavailable
+from schemas.errors import Fault, FaultlineError, NotAuthenticated, TooManyRequests, Unavailable
 from schemas.problem import MEDIA_TYPE, Problem, build_problem
 from service.openapi.components import refer_to
 
@@ -20,7 +20,14 @@ HEADERS: dict[str, str] = {
     "Link": 'Path of the following page, rel="next"; absent on the last one.',
     "Content-Location": "Path under which the result is found again.",
     "Repr-Digest": "Digest of the bytes as in RFC 9530.",
+    "WWW-Authenticate": "What is asked for: a bearer token.",
     "Allow": "The methods that the path takes.",
+}
+
+HEADERS_OF = {
+    NotAuthenticated.status: ("WWW-Authenticate",),
+    TooManyRequests.status: ("Retry-After",),
+    Unavailable.status: ("Retry-After",),
 }
 
 
@@ -43,9 +50,13 @@ def answers_nothing(status: int, description: str, *headers: str) -> Responses:
 
 def refuses(*errors: type[FaultlineError]) -> Responses:
     """Return the declarations of the problems that a route can answer; one status may stand for several errors."""
-    always: list[type[FaultlineError]] = [FaultlineError, Unavailable]
+    return declare_problems(*errors, FaultlineError, Unavailable)
+
+
+def declare_problems(*errors: type[FaultlineError]) -> Responses:
+    """Return the declarations of these problems."""
     by_status: dict[int | str, list[type[FaultlineError]]] = {}
-    for error in [*errors, *always]:
+    for error in errors:
         by_status.setdefault(error.status, []).append(error)
     return {status: _declare_problem(same) for status, same in by_status.items()}
 
@@ -65,7 +76,7 @@ def _declare_problem(errors: list[type[FaultlineError]]) -> dict[str, Any]:
     examples = {error.code: {"value": _show_problem(error)} for error in errors}
     description = "; ".join(dict.fromkeys(error.title for error in errors))
     content = {MEDIA_TYPE: {"schema": refer_to(Problem), "examples": examples}}
-    headers = ("Retry-After",) if errors[0].status == Unavailable.status else ()
+    headers = HEADERS_OF.get(errors[0].status, ())
     return {"description": description, "content": content, **_declare_headers(headers)}
 
 

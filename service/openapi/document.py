@@ -7,8 +7,21 @@ from typing import Any
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from schemas.errors import FaultlineError, Forbidden, NotAuthenticated, TooManyRequests
+from schemas.keys import KeyScope
+from schemas.problem import MEDIA_TYPE
 from schemas.version import VERSION
+from service.access import find_access
 from service.openapi.components import COMPONENTS
+from service.openapi.declare import declare_problems
+
+SCHEME = "key"
+BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "fl_<id>_<secret>",
+    "description": "A key; each call names the scope that it takes. A service on loopback asks for none unless told to.",
+}
 
 DESCRIPTION = (
     "Audits trained models for the damage that small changes of their weights can do. "
@@ -20,11 +33,23 @@ DESCRIPTION = (
 def build_document(routes: Sequence[APIRoute]) -> dict[str, Any]:
     """Return the OpenAPI document of `routes`."""
     document = get_openapi(title="Faultline", version=VERSION, description=DESCRIPTION, routes=routes)
-    for operations in document["paths"].values():
-        for operation in operations.values():
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
             _drop_framework_errors(operation["responses"])
-    document["components"] = {"schemas": dict(sorted(COMPONENTS.items()))}
+            _declare_access(operation, find_access(method.upper(), path).scope)
+    document["components"] = {"schemas": dict(sorted(COMPONENTS.items())), "securitySchemes": {SCHEME: BEARER}}
     return document
+
+
+def _declare_access(operation: dict[str, Any], scope: KeyScope | None) -> None:
+    """Add what holds for every route: the scope of the key that it asks for, and how callers are turned away."""
+    keyed: list[type[FaultlineError]] = [NotAuthenticated, TooManyRequests] if scope else []
+    for status, response in declare_problems(Forbidden, *keyed).items():
+        declared = operation["responses"].setdefault(str(status), response)
+        if declared is not response:  # the route has a problem of its own with this status
+            own, ours = (one["content"][MEDIA_TYPE] for one in (declared, response))
+            own["examples"] = {**own["examples"], **ours["examples"]}
+    operation["security"] = [{SCHEME: [scope]}, {}] if scope else []
 
 
 def _drop_framework_errors(responses: dict[str, Any]) -> None:
