@@ -33,7 +33,7 @@ class Reading(NamedTuple):
 
     scales: tuple[str, ...]
     zero_point: str
-    axis: int
+    axis: int | tuple[int, ...]
     block: int
 
 

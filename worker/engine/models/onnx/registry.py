@@ -58,13 +58,13 @@ class Codes(NamedTuple):
     """A slot that reads the integers of a grid: a stored tensor there is a weight.
 
     scales: the slots whose product is the step; without any, later steps multiply by it. zero_point: its slot, None for zero.
-    axis: what a list of scales runs along; a name is that of the step's attribute that says it.
+    axis: what a list of scales runs along, or each axis of them; a name is that of the step's attribute that says it.
     """
 
     slot: int
     scales: tuple[int, ...] = ()
     zero_point: int | None = None
-    axis: int | str = -1
+    axis: int | str | tuple[int, ...] = -1
 
 
 class Facts(TypedDict, total=False):
@@ -190,11 +190,13 @@ class Family:
 
     name: str
     domain: str = ""
+    rounds: bool = False
     operators: list[Operator] = field(default_factory=list)
 
     def __call__(self, *names: str, **facts: Unpack[Facts]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Return a decorator that enters its function under each of `names`."""
         facts.setdefault("domain", self.domain)
+        facts.setdefault("rounds", self.rounds)
 
         def enter(function: Callable[..., Any]) -> Callable[..., Any]:
             self.operators += [Operator(self.name, name, function, **facts) for name in names]

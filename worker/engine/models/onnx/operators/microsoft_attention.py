@@ -35,7 +35,8 @@ class Heads:
     outputs: int
 
 
-def _read_heads(node: Node) -> Heads:
+def read_heads(node: Node) -> Heads:
+    """Return what the attributes say of plain attention."""
     get = node.attributes.get
     return Heads(
         node.attributes["num_heads"],
@@ -86,7 +87,7 @@ def _read_self_attention(node: Node) -> dict[str, Any]:
     if get("do_rotary", 0) or get("past_present_share_buffer", 0) or node.has_input(6):
         message = "with rotary positions or a shared cache is not supported"
         raise UncoveredError(message)
-    return {"heads": _read_heads(node), "widths": get("qkv_hidden_sizes")}
+    return {"heads": read_heads(node), "widths": get("qkv_hidden_sizes")}
 
 
 @operator("Attention", parameters=(1, 2), prepare=_read_self_attention, many=True)
@@ -103,6 +104,13 @@ def self_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Self-attention with one joint projection to query, key and value; also keys and values as the next state."""
     joint = torch.matmul(x, weight) if bias is None else torch.matmul(x, weight) + bias
+    return attend_jointly(joint, mask, past, added, heads=heads, widths=widths)
+
+
+def attend_jointly(
+    joint: Tensor, mask: Tensor | None, past: Tensor | None, added: Tensor | None, *, heads: Heads, widths: Sequence[int] | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the attention of query, key and value that lie one after another, and keys and values as the next state."""
     parts = joint.chunk(3, -1) if widths is None else joint.split(list(widths), -1)
     query, key, value = (split_heads(part, heads.count) for part in parts)
     if past is not None:
@@ -115,7 +123,7 @@ def _read_multi_head(node: Node) -> dict[str, Any]:
     if not node.has_input(2) or any(node.has_input(slot) for slot in (8, 9)) or node.has_output(3):
         message = "with packed inputs, a shared cache, beams or scores as an output is not supported"
         raise UncoveredError(message)
-    return {"heads": _read_heads(node)}
+    return {"heads": read_heads(node)}
 
 
 @operator("MultiHeadAttention", parameters=(3,), prepare=_read_multi_head, many=True)

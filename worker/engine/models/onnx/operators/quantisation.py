@@ -14,6 +14,7 @@ from worker.engine.models.program import Grid
 operator = Family("quantisation")
 
 Limits = tuple[int, int]
+Axes = int | tuple[int, ...]
 SNAP = 2.0**-22
 """Relative; what two roundings in float32 can do to a code: read back, it is the integer again."""
 
@@ -35,9 +36,15 @@ def _read_target(node: Node) -> dict[str, int | Limits | None]:
     return {**_read_axis(node), "limits": None if dtype is None else find_limits(dtype)}
 
 
-def lay_out(parameter: Tensor, x: Tensor, axis: int, block: int = 0) -> Tensor:
-    """Return a scale or zero point broadcastable to `x`: one number for all of it, one per slice or block along `axis`."""
+def lay_out(parameter: Tensor, x: Tensor, axis: Axes, block: int = 0) -> Tensor:
+    """Return a scale or zero point broadcastable to `x`: one number for all of it, one per slice or block along `axis`.
+
+    Several axes are those of `x` that the parameter's own axes run along.
+    """
     parameter = parameter.to(x.device)  # a few integers stay on the CPU
+    if isinstance(axis, tuple):
+        sizes = dict(zip(axis, parameter.shape, strict=False))
+        return parameter.reshape([sizes.get(dim, 1) for dim in range(x.ndim)])
     if block:
         return parameter.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
     if parameter.numel() == 1 or x.ndim == 0:
@@ -47,7 +54,7 @@ def lay_out(parameter: Tensor, x: Tensor, axis: int, block: int = 0) -> Tensor:
     return parameter.reshape([-1 if dim == axis % x.ndim else 1 for dim in range(x.ndim)])
 
 
-def build_grid(codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int, block: int = 0, narrow: int = 0) -> Grid:
+def build_grid(codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: Axes, block: int = 0, narrow: int = 0) -> Grid:
     """Return the grid that a DequantizeLinear reads codes on."""
     zero_point = codes.new_zeros(1) if zero_point is None else zero_point
     if block and zero_point.numel() > 1:
@@ -141,5 +148,5 @@ def read_weight(real: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
     return steps + zero_point.to(steps.device, steps.dtype)
 
 
-READ_WEIGHT = Operator("quantisation", "ReadWeight", read_weight, settings=(1, 2), rounds=True)
+READ_WEIGHT = Operator("quantisation", "ReadWeight", read_weight, settings=(1, 2), relays=True, rounds=True)
 """What stands before an operator on integers at load; no file names it, so it is not in the table."""

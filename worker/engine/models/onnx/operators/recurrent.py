@@ -129,11 +129,11 @@ def _run(
     directions, width = weights.R.shape[0], weights.R.shape[2]
     empty = x.new_zeros(directions, x.shape[1], width)
     states = [empty if state is None else state.transpose(0, 1) if layer.batch_first else state for state in given]
-    lengths = _drop_full_lengths(lengths, x)
+    lengths = drop_full_lengths(lengths, x)
     if layer.kernel is not None and lengths is None:
         y, lasts = _run_fused(layer, layer.kernel, x, weights, states)
     else:
-        y, lasts = _run_loop(x, [make_cell(n) for n in range(directions)], states, lengths, reverse=layer.reverse)
+        y, lasts = run_loop(x, [make_cell(n) for n in range(directions)], states, lengths, reverse=layer.reverse)
     if layer.batch_first:
         return (y.permute(2, 0, 1, 3), *(last.transpose(0, 1) for last in lasts))
     return (y, *lasts)
@@ -151,9 +151,10 @@ def _run_fused(
     return y.reshape(y.shape[0], y.shape[1], directions, -1).transpose(1, 2), lasts
 
 
-def _run_loop(
+def run_loop(
     x: Tensor, cells: Sequence[Cell], states: Sequence[Tensor], lengths: Tensor | None, *, reverse: bool
 ) -> tuple[Tensor, Sequence[Tensor]]:
+    """Run one cell per direction over x [T, B, ...]; return all outputs [T, D, B, H] and the last states [D, B, H]."""
     outputs, lasts = [], []
     for n, cell in enumerate(cells):
         y, last = _walk(x, tuple(state[n] for state in states), cell, lengths, backward=reverse or n == 1)
@@ -163,11 +164,11 @@ def _run_loop(
 
 
 def _walk(x: Tensor, states: States, cell: Cell, lengths: Tensor | None, *, backward: bool) -> tuple[Tensor, States]:
-    """Run a cell over the steps of x [T, B, I]; beyond its length an example keeps its state and outputs zero."""
+    """Run a cell over the steps of x [T, B, I]; beyond its length an example keeps its state, outputs zero, and reads zero."""
     steps = range(x.shape[0])
     outputs: list[Tensor] = []
     for t in reversed(steps) if backward else steps:
-        new = cell(x[t], states)
+        new = cell(x[t], (outputs[-1], *states[1:]) if outputs and not backward else states)
         if lengths is None:
             outputs.append(new[0])
         else:
@@ -178,7 +179,7 @@ def _walk(x: Tensor, states: States, cell: Cell, lengths: Tensor | None, *, back
     return torch.stack(outputs[::-1] if backward else outputs), states
 
 
-def _drop_full_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
+def drop_full_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     """Lengths that say nothing (every sequence is full) are not given; asked only where it costs no synchronisation."""
     if lengths is None or (lengths.is_cpu and bool((lengths == x.shape[0]).all())):
         return None
@@ -189,13 +190,14 @@ def _cut(x: Tensor, limit: float | None) -> Tensor:
     return x if limit is None else torch.clamp(x, -limit, limit)
 
 
-def _read_lstm(node: Node) -> dict[str, Layer]:
+def read_lstm(node: Node) -> dict[str, Layer]:
+    """Return what the attributes say of an LSTM."""
     coupled = bool(node.attributes.get("input_forget", 0))
     plain = not coupled and not node.has_input(7)
     return _read_layer(node, ("sigmoid", "tanh", "tanh"), torch.lstm, variant=coupled, plain=plain)
 
 
-@operator("LSTM", since=7, parameters=(1, 2, 3, 7), prepare=_read_lstm, many=True)
+@operator("LSTM", since=7, parameters=(1, 2, 3, 7), prepare=read_lstm, many=True)
 def lstm(  # noqa: PLR0913 - the standard's eight inputs
     x: Tensor,
     W: Tensor,
@@ -210,18 +212,22 @@ def lstm(  # noqa: PLR0913 - the standard's eight inputs
 ) -> tuple[Tensor, ...]:
     """Long short-term memory with gates i, o, f, c; optional peepholes, clipping, own activations and lengths."""
     weights = Weights(W, R, B, LSTM_ORDER)
-    return _run(layer, x, weights, lengths, (hidden, memory), lambda n: _make_lstm_cell(n, layer, weights, P))
+
+    def make_cell(n: int) -> Cell:
+        first, second = weights.split_bias(n)
+        return make_lstm_cell(n, layer, lambda x, h: functional.linear(x, W[n], first) + functional.linear(h, R[n], second), P)
+
+    return _run(layer, x, weights, lengths, (hidden, memory), make_cell)
 
 
-def _make_lstm_cell(n: int, layer: Layer, weights: Weights, P: Tensor | None) -> Cell:
+def make_lstm_cell(n: int, layer: Layer, project: Callable[[Tensor, Tensor], Tensor], P: Tensor | None) -> Cell:
+    """Return one step of a direction; `project` gives the sums of the four gates from an input and the state before."""
     f, g, h = layer.activations[3 * n : 3 * n + 3]
     peeps = P[n].chunk(3) if P is not None else (0.0, 0.0, 0.0)
-    biases = weights.split_bias(n)
 
     def step(x: Tensor, states: States) -> States:
         hidden, memory = states
-        sums = functional.linear(x, weights.W[n], biases[0]) + functional.linear(hidden, weights.R[n], biases[1])
-        i, o, forget, c = sums.chunk(4, -1)
+        i, o, forget, c = project(x, hidden).chunk(4, -1)
         i = f(_cut(i + peeps[0] * memory, layer.clip))
         forget = 1 - i if layer.variant else f(_cut(forget + peeps[2] * memory, layer.clip))
         memory = forget * memory + i * g(_cut(c, layer.clip))

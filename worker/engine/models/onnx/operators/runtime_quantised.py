@@ -20,7 +20,7 @@ from worker.engine.models.onnx.operators.quantisation import centre, dequantise,
 from worker.engine.models.onnx.operators.windows import Window, read_window
 from worker.engine.models.onnx.registry import Codes, Family, Node, Prepare, UncoveredError
 
-operator = Family("com.microsoft, quantised", "com.microsoft")
+operator = Family("com.microsoft, quantised", "com.microsoft", rounds=True)
 MOST_SLOTS = 300
 """Of an operator with any number of inputs, the floats among which are scales."""
 
@@ -117,36 +117,36 @@ def qlinear_conv_any_layout(x: Tensor, *others: Tensor, arguments: dict[str, Any
 # element by element
 
 
-@operator("QLinearAdd", settings=(1, 4, 6), codes=(Codes(0, (1,), 2), Codes(3, (4,), 5)))
-def qlinear_add(
-    a: Tensor,
-    a_scale: Tensor,
-    a_zero: Tensor | None,
-    b: Tensor,
-    b_scale: Tensor,
-    b_zero: Tensor | None,
-    y_scale: Tensor,
-    y_zero: Tensor | None = None,
-) -> Tensor:
-    """Sum between grids."""
-    return encode(read(a, a_scale, a_zero) + read(b, b_scale, b_zero), y_scale, y_zero)
+Read = tuple[Tensor, Tensor, Tensor | None]
+"""Codes, their scale and their zero point."""
 
 
-@operator("QLinearMul", settings=(1, 4, 6), codes=(Codes(0, (1,), 2), Codes(3, (4,), 5)))
-def qlinear_mul(
-    a: Tensor,
-    a_scale: Tensor,
-    a_zero: Tensor | None,
-    b: Tensor,
-    b_scale: Tensor,
-    b_zero: Tensor | None,
-    y_scale: Tensor,
-    y_zero: Tensor | None = None,
-) -> Tensor:
-    """Product between grids."""
-    dtype = find_float(a, b)
-    product = centre(a, a_zero, dtype) * centre(b, b_zero, dtype)
-    return encode(product * (a_scale * b_scale), y_scale, y_zero)
+def _enter_pair(name: str, what: str, combine: Callable[[Read, Read], Tensor]) -> None:
+    """Enter an operator that computes real numbers from two inputs, each on its grid, and rounds them to a third."""
+
+    def apply(
+        a: Tensor,
+        a_scale: Tensor,
+        a_zero: Tensor | None,
+        b: Tensor,
+        b_scale: Tensor,
+        b_zero: Tensor | None,
+        y_scale: Tensor,
+        y_zero: Tensor | None = None,
+    ) -> Tensor:
+        return encode(combine((a, a_scale, a_zero), (b, b_scale, b_zero)), y_scale, y_zero)
+
+    apply.__doc__ = f"{what} between grids."
+    operator(name, settings=(1, 4, 6), codes=(Codes(0, (1,), 2), Codes(3, (4,), 5)))(apply)
+
+
+def _multiply(a: Read, b: Read) -> Tensor:
+    dtype = find_float(a[0], b[0])
+    return centre(a[0], a[2], dtype) * centre(b[0], b[2], dtype) * (a[1] * b[1])  # codes first: their product is exact
+
+
+_enter_pair("QLinearAdd", "Sum", lambda a, b: read(*a) + read(*b))
+_enter_pair("QLinearMul", "Product", _multiply)
 
 
 def _enter_function(name: str, what: str, function: Callable[..., Tensor], prepare: Prepare | None = None) -> None:
