@@ -11,10 +11,10 @@ from service.identity import authorise
 from service.openapi.document import build_document
 from service.problems import add_problem_handlers
 from service.resources import hold_resources
-from service.routes import about, artifacts, audits, plans, verdicts
+from service.routes import about, artifacts, audits, plans, uploads, verdicts
 from service.settings import Settings, load_settings
 
-ROUTERS: tuple[APIRouter, ...] = (about.router, artifacts.router, audits.router, plans.router, verdicts.router)
+ROUTERS: tuple[APIRouter, ...] = (about.router, artifacts.router, audits.router, plans.router, uploads.router, verdicts.router)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -1,6 +1,7 @@
 """Reads request bodies: bounded, undecoded, never more in memory than asked for."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -60,6 +61,13 @@ async def read_bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
             await _linger(chunks)
             raise TooLarge(_explain_size(limit, f"more than {limit} bytes"))
         yield chunk
+
+
+async def leave_rest(request: Request) -> None:
+    """Take a little more of the body of a request that is refused, as far as it was not read."""
+    if "expect" not in request.headers:
+        with contextlib.suppress(RuntimeError):  # there is nothing more to read
+            await _linger(request.stream())
 
 
 async def _linger(chunks: AsyncIterator[bytes]) -> None:

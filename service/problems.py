@@ -26,6 +26,7 @@ from schemas.errors import (
 from schemas.problem import MEDIA_TYPE, Problem, build_problem
 from schemas.validation import describe_expected
 from service.reports import NoReport
+from storage.resumable import OffsetConflict
 
 logger = logging.getLogger("faultline.service")
 RETRY_AFTER_S = 2
@@ -64,6 +65,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     """Make `app` answer every error with a problem."""
     app.add_exception_handler(FaultlineError, _handle_ours)
     app.add_exception_handler(NoReport, _handle_no_report)
+    app.add_exception_handler(OffsetConflict, _handle_offset)
     app.add_exception_handler(RequestValidationError, _handle_parameters)
     app.add_exception_handler(HTTPException, _handle_framework)
     app.add_exception_handler(RedisError, _handle_broker)
@@ -72,6 +74,12 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 async def _handle_ours(_: Request, error: Exception) -> Response:
     return answer_error(error) if isinstance(error, FaultlineError) else answer_unforeseen(error)
+
+
+async def _handle_offset(_: Request, error: Exception) -> Response:
+    if not isinstance(error, OffsetConflict):
+        return answer_unforeseen(error)
+    return answer_problem(build_problem(error), {"upload-offset": str(error.offset)})
 
 
 async def _handle_no_report(_: Request, error: Exception) -> Response:

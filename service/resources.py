@@ -17,6 +17,7 @@ from storage.connection import connect_async
 from storage.doorbell import Doorbell, name_queue
 from storage.keys import KeyStore
 from storage.queue import JobQueue
+from storage.resumable import ResumableUploads
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Resources:
     settings: Settings
     queue: JobQueue
     artifacts: ArtifactStore
+    uploads: ResumableUploads
     doorbell: Doorbell
     keys: KeyStore
     draining: asyncio.Event
@@ -34,14 +36,15 @@ class Resources:
 @asynccontextmanager
 async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Open the stores; the broker is dialled at the first call, so that a late broker does not stop the start."""
-    artifacts = FileArtifactStore(settings.data_dir / "artifacts")
+    root = settings.data_dir / "artifacts"
+    artifacts = FileArtifactStore(root)
     redis = connect_async(settings.redis_url)
     queue, keys = JobQueue(redis), KeyStore(redis)
     doorbell = Doorbell(settings.redis_url, queue=name_queue(settings.device))
     draining = asyncio.Event()
     try:
         with _watch_for_stop(draining):
-            yield Resources(settings, queue, artifacts, doorbell, keys, draining)
+            yield Resources(settings, queue, artifacts, ResumableUploads(root, artifacts), doorbell, keys, draining)
     finally:
         doorbell.close()
         await queue.close()

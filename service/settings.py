@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4096 * MIB
     """Largest artifact."""
 
+    upload_life_s: Annotated[float, Field(ge=1)] = 86400.0
+    """An upload that nobody has gone on with for so long is removed; give workers the same."""
+
     max_request_bytes: Annotated[int, Field(ge=1024)] = MIB
     """Largest body of POST /v1/audits."""
 

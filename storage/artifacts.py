@@ -15,6 +15,7 @@ from typing import BinaryIO, Final, Protocol
 
 from schemas.base import compute_sha256
 from schemas.errors import Fault, WorkerFault
+from storage.placing import place_file, touch_file
 from storage.uploads import Upload, reaching_disk
 
 logger = logging.getLogger("faultline.storage")
@@ -34,6 +35,9 @@ class ArtifactStore(Protocol):
 
     def size(self, owner: str, sha256: str) -> int | None:
         """Return the artifact's size in bytes, None if the owner has none of that digest."""
+
+    def touch(self, owner: str, sha256: str) -> int | None:
+        """Note that the artifact is used now; return its size in bytes, None if the owner has none of that digest."""
 
     def open(self, owner: str, sha256: str) -> BinaryIO | None:
         """Return the open artifact, None if the owner has none of that digest."""
@@ -70,6 +74,12 @@ class FileArtifactStore:
         """Return the artifact's size in bytes, None if the owner has none of that digest."""
         path = self.path(owner, sha256)
         return None if path is None else path.stat().st_size
+
+    def touch(self, owner: str, sha256: str) -> int | None:
+        """Note that the artifact is used now; return its size in bytes, None if the owner has none of that digest."""
+        path = self.path(owner, sha256)
+        with reaching_disk(self._root):
+            return path.stat().st_size if path is not None and touch_file(path) else None
 
     def open(self, owner: str, sha256: str) -> BinaryIO | None:
         """Return the open artifact, None if the owner has none of that digest."""
@@ -109,10 +119,24 @@ class FileArtifactStore:
                 upload.write(block)
             return upload.commit()
 
+    def adopt(self, owner: str, sha256: str, descriptor: int, path: Path) -> bool:
+        """Return whether the owner had none of this digest; the whole file at `path`, open as `descriptor`, is the artifact then.
+
+        Raises:
+            Unavailable: when the disk fails.
+
+        """
+        with reaching_disk(self._root):
+            return place_file(descriptor, path, self._locate(owner, sha256), self._root)
+
     def _locate(self, owner: str, sha256: str) -> Path:
-        # An owner whose name could be no folder's, or another owner's in other letters, gets its name's digest.
-        folder = owner if PLAIN_OWNER.fullmatch(owner) else f"~{new_sha256(owner.encode()).hexdigest()}"
-        return self._root / folder / sha256[:2] / sha256
+        return self._root / name_folder(owner) / sha256[:2] / sha256
+
+
+def name_folder(owner: str) -> str:
+    """Return the name of the owner's folder."""
+    # An owner whose name could be no folder's, or another owner's in other letters, gets its name's digest.
+    return owner if PLAIN_OWNER.fullmatch(owner) else f"~{new_sha256(owner.encode()).hexdigest()}"
 
 
 def remove_abandoned(folder: Path, before: float) -> list[Path]:

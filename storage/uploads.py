@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from schemas.errors import DigestMismatch, Fault, Unavailable
+from storage.placing import place_file
 
 
 @contextmanager
@@ -59,7 +60,7 @@ class Upload:
         self.size_bytes += len(chunk)
 
     def commit(self, expected_sha256: str | None = None) -> str:
-        """Return the sha-256, under which the artifact can be read from now on; one that is there already is left as it is.
+        """Return the sha-256, under which the artifact can be read from now on; one that is there already is only touched.
 
         Raises:
             DigestMismatch: when the bytes are not what was announced.
@@ -70,15 +71,9 @@ class Upload:
         sha256 = self._digest.hexdigest()
         with self._aborting():
             if expected_sha256 is not None and sha256 != expected_sha256:
-                raise DigestMismatch(_describe_mismatch(expected_sha256, sha256, self.size_bytes))
-            path = self._locate(sha256)
+                raise DigestMismatch(describe_mismatch(expected_sha256, sha256, self.size_bytes))
             with reaching_disk(self._root):
-                # A file of another size under this name was damaged on the disk; ours is whole.
-                if not (path.is_file() and path.stat().st_size == self.size_bytes):
-                    os.fsync(descriptor)
-                    _make_folders(path.parent, self._root)
-                    self._temporary.replace(path)
-                    _sync_folder(path.parent)
+                place_file(descriptor, self._temporary, self._locate(sha256), self._root)
         self.abort()
         return sha256
 
@@ -112,24 +107,8 @@ class Upload:
             raise
 
 
-def _make_folders(folder: Path, root: Path) -> None:
-    """Make `folder` and its parents below `root`, so that they survive a power cut."""
-    if folder == root or folder.is_dir():
-        return
-    _make_folders(folder.parent, root)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _describe_mismatch(expected: str, got: str, size_bytes: int) -> Fault:
+def describe_mismatch(expected: str, got: str, size_bytes: int) -> Fault:
+    """Return the fault of bytes that are not what was announced."""
     return Fault(
         "the bytes do not have the announced sha-256",
         where="body",

@@ -13,13 +13,14 @@ from schemas.plan import Plan
 from schemas.problem import Problem
 from schemas.report import Report
 from schemas.request import AuditRequest
+from schemas.upload import UploadState
 from schemas.verdict import Verdict
 from schemas.verdict_request import VerdictRequest
 
 Mode = Literal["validation", "serialization"]
 _POSTED: tuple[type[BaseModel], ...] = (AuditRequest, InspectionRequest, VerdictRequest)
 _ANSWERED: tuple[type[BaseModel], ...] = (
-    *(About, Artifact, Health, Inspection, Job, JobPage, Plan, Problem, Readiness, Report, Verdict),
+    *(About, Artifact, Health, Inspection, Job, JobPage, Plan, Problem, Readiness, Report, UploadState, Verdict),
 )
 _MODES: list[tuple[type[BaseModel], Mode]] = [
     *((model, "validation") for model in _POSTED),

@@ -14,13 +14,17 @@ OCTETS = "application/octet-stream"
 
 HEADERS: dict[str, str] = {
     "ETag": "Strong entity tag: the revision of a job, the sha-256 of a file or report.",
-    "Location": "Path of the job.",
+    "Location": "Path of the job, upload or artifact.",
     "Retry-After": "Seconds to wait before the next request.",
     "Preference-Applied": "The wait that was granted, such as wait=60.",
     "Link": 'Path of the following page, rel="next"; absent on the last one.',
     "Content-Location": "Path under which the result is found again.",
     "Repr-Digest": "Digest of the bytes as in RFC 9530.",
     "WWW-Authenticate": "What is asked for: a bearer token.",
+    "Upload-Offset": "How many bytes of the file are stored.",
+    "Upload-Length": "How many bytes the file has.",
+    "Upload-Complete": "?1 when the file is stored as an artifact, else ?0.",
+    "Upload-Limit": "max-size: bytes of the largest file; max-age: seconds after which an idle upload is removed.",
     "Allow": "The methods that the path takes.",
 }
 
@@ -66,9 +70,9 @@ def takes(model: type[BaseModel], example: object) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {JSON: {"schema": refer_to(model), "example": example}}}}
 
 
-def takes_bytes(description: str) -> dict[str, Any]:
-    """Return the declaration of a body that is a file."""
-    content = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
+def takes_bytes(description: str, *media_types: str) -> dict[str, Any]:
+    """Return the declaration of a body that is a file, or a part of one."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types or (OCTETS,)}
     return {"requestBody": {"required": True, "description": description, "content": content}}
 
 

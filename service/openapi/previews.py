@@ -1,6 +1,6 @@
-"""Example documents of plans and inspections; a test reads each through its contract."""
+"""Example documents of plans, inspections and uploads; a test reads each through its contract."""
 
-from service.openapi.examples import AUDIT_ID, AUDIT_REQUEST, MODEL_SHA256, QUEUED_JOB, REPORT, Document
+from service.openapi.examples import ARTIFACT, AUDIT_ID, AUDIT_REQUEST, MODEL_SHA256, QUEUED_JOB, REPORT, Document
 
 PLAN_JOB: Document = QUEUED_JOB | {"kind": "plan", "links": {"self": f"/v1/plans/{AUDIT_ID}"}}
 PLAN: Document = {
@@ -83,3 +83,14 @@ INSPECTION: Document = {
     "unsupported": [],
     "refusals": [],
 }
+
+UPLOAD_ID = "5e0c" * 8
+REPR_DIGEST = "sha-256=:nzyfPJ88nzyfPJ88nzyfPJ88nzyfPJ88nzyfPJ88nzw=:"
+UPLOAD: Document = {
+    "id": UPLOAD_ID,
+    "url": f"/v1/uploads/{UPLOAD_ID}",
+    "length_bytes": 61234,
+    "offset_bytes": 0,
+    "artifact": None,
+}
+STORED_BEFORE: Document = UPLOAD | {"id": None, "url": None, "offset_bytes": 61234, "artifact": ARTIFACT}

@@ -15,6 +15,7 @@ router = make_router("service")
 
 LINKS = {
     "artifacts": "/v1/artifacts/{sha256}",
+    "uploads": "/v1/uploads",
     "audits": "/v1/audits",
     "plans": "/v1/audits:plan",
     "inspections": "/v1/models:inspect",

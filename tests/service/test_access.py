@@ -42,6 +42,10 @@ GET  /openapi.json                 200 200 200 200 200 200  200 200 200 200  200
 PUT  /v1/artifacts/{sha256}        401 401 401 401 401 401  403 201 201 201  201 201
 HEAD /v1/artifacts/{sha256}        401 401 401 401 401 401  200 403 200 200  404 404
 GET  /v1/artifacts/{sha256}        401 401 401 401 401 401  200 403 200 200  404 404
+POST /v1/uploads                   401 401 401 401 401 401  403 201 201 201  201 201
+GET  /v1/uploads/{upload_id}       401 401 401 401 401 401  403 200 200 200  404 404
+PATCH /v1/uploads/{upload_id}      401 401 401 401 401 401  403 204 204 204  404 404
+DELETE /v1/uploads/{upload_id}     401 401 401 401 401 401  403 204 204 204  404 404
 POST /v1/audits                    401 401 401 401 401 401  403 202 202 202  422 422
 GET  /v1/audits                    401 401 401 401 401 401  200 403 200 200  200 200
 GET  /v1/audits/{audit_id}         401 401 401 401 401 401  200 403 200 200  404 404
@@ -103,7 +107,12 @@ class Scene:
         elif method == "PUT":
             content = {"content": f"sent by {caller}".encode()}
             places["sha256"] = compute_sha256(content["content"])
-        return self.http.request(method, route.format(**places), headers=self.show_key(caller), **content)
+        elif route.startswith("/v1/uploads"):
+            begun = self.http.post("/v1/uploads", headers={**self.show_key("admin"), "upload-length": "9"})
+            places["upload_id"] = begun.json()["id"]
+        headers = {"upload-length": "9", "upload-offset": "0", "content-type": "application/partial-upload"}
+        shown = self.show_key(caller) | (headers if route.startswith("/v1/uploads") else {})
+        return self.http.request(method, route.format(**places), headers=shown, **content)
 
     def show_key(self, caller: str) -> dict[str, str]:
         key = self.keys[caller]

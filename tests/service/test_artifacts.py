@@ -43,7 +43,7 @@ def test_a_file_comes_back_as_it_was_sent(http: httpx2.Client) -> None:
 
 
 def test_an_empty_file_is_a_file(http: httpx2.Client) -> None:
-    assert upload(http, b"").status_code == 201
+    assert upload(http, b"").status_code in {200, 201}
     assert http.get(f"/v1/artifacts/{compute_sha256(b'')}").content == b""
 
 
@@ -98,7 +98,7 @@ def test_a_file_over_the_limit_is_refused_whether_announced_or_not(http: httpx2.
 
 def test_a_client_that_asks_first_is_refused_before_it_sends(url: str) -> None:
     with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=10) as connection:
-        headers = ("Host: x", f"Content-Length: {10 * UPLOAD_LIMIT}", "Expect: 100-continue")
+        headers = (f"Host: {urlsplit(url).netloc}", f"Content-Length: {10 * UPLOAD_LIMIT}", "Expect: 100-continue")
         connection.sendall("\r\n".join((f"PUT /v1/artifacts/{'0' * 64} HTTP/1.1", *headers, "", "")).encode())
         assert connection.recv(12) == b"HTTP/1.1 413"
 

@@ -20,6 +20,8 @@ METHODS = {
     "/readyz": "GET, HEAD, OPTIONS",
     "/openapi.json": "GET, HEAD, OPTIONS",
     "/v1/artifacts/" + "0" * 64: "GET, HEAD, OPTIONS, PUT",
+    "/v1/uploads": "OPTIONS, POST",
+    "/v1/uploads/x": "DELETE, GET, HEAD, OPTIONS, PATCH",
     "/v1/audits": "GET, HEAD, OPTIONS, POST",
     "/v1/audits/x": "DELETE, GET, HEAD, OPTIONS",
     "/v1/audits/x/report": "GET, HEAD, OPTIONS",

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from service.openapi import examples
+from service.openapi import examples, previews
 from tests.service import documents
 from tests.service.conftest import Worker
 
@@ -31,11 +31,13 @@ def test_the_api_is_what_its_document_says(
     job = submit(policy=examples.POLICY)
     worker.succeed(job["id"], verdict="fail")
     document = http.get("/openapi.json").text
+    begun = http.post("/v1/uploads", headers={"Upload-Length": "61234"})
     # The examples then name files and an audit that are there, so that not every call ends in 404.
     for shown, real in (
         (examples.MODEL_SHA256, documents.MODEL_SHA256),
         (examples.DATA_SHA256, documents.DATA_SHA256),
         (examples.AUDIT_ID, job["id"]),
+        (previews.UPLOAD_ID, begun.json()["id"]),
     ):
         assert shown in document
         document = document.replace(shown, real)
@@ -45,4 +47,4 @@ def test_the_api_is_what_its_document_says(
     bounds = ["--max-examples", "12", "--max-time", "18", "--seed", "20260131", "--no-color", "--no-shrink"]
     done = subprocess.run([*command, *bounds], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "Tested: 17" in done.stdout, done.stdout
+    assert "Tested: 21" in done.stdout, done.stdout

@@ -16,6 +16,7 @@ from schemas.policy import Policy
 from schemas.problem import MEDIA_TYPE
 from schemas.report import Report
 from schemas.request import AuditRequest
+from schemas.upload import UploadState
 from schemas.verdict import Verdict
 from schemas.verdict_request import VerdictRequest
 from service.app import find_routes
@@ -51,6 +52,8 @@ def test_the_committed_document_is_the_one_that_the_code_writes() -> None:
         (Policy, examples.POLICY),
         (Readiness, examples.READINESS),
         (Report, examples.REPORT),
+        (UploadState, previews.UPLOAD),
+        (UploadState, previews.STORED_BEFORE),
         (Verdict, examples.VERDICT),
         (VerdictRequest, examples.VERDICT_REQUEST),
     ],
@@ -93,7 +96,11 @@ def test_every_body_has_an_example(path: str, method: str, operation: dict[str, 
     bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
     for body in bodies:
         for media_type, content in body.get("content", {}).items():
-            assert media_type == "application/octet-stream" or "example" in content or "examples" in content
+            assert (
+                media_type in {"application/octet-stream", "application/partial-upload"}
+                or "example" in content
+                or "examples" in content
+            )
 
 
 def test_every_reference_leads_somewhere() -> None:
