@@ -11,10 +11,13 @@ from service.identity import authorise
 from service.openapi.document import build_document
 from service.problems import add_problem_handlers
 from service.resources import hold_resources
-from service.routes import about, artifacts, audits, plans, uploads, verdicts
+from service.routes import about, artifacts, audits, keys, plans, uploads, verdicts
 from service.settings import Settings, load_settings
+from service.trail import Recorder
 
-ROUTERS: tuple[APIRouter, ...] = (about.router, artifacts.router, audits.router, plans.router, uploads.router, verdicts.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    *(about.router, artifacts.router, audits.router, keys.router, plans.router, uploads.router, verdicts.router),
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -31,6 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings or load_settings()
     app.state.methods = MethodTable(find_routes())
     app.state.openapi = json.dumps(build_document(find_routes())).encode()
+    app.add_middleware(Recorder)
     app.add_middleware(Edge, methods=app.state.methods)
     add_problem_handlers(app)
     return app

@@ -6,8 +6,10 @@ from urllib.parse import urlencode
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.job import JobState
+from schemas.keys import TENANT
 from service.presentation import AUDITS
 from storage.records import JOB_ID
+from storage.trail import ENTRY_ID
 
 MAX_LIMIT = 100
 
@@ -25,6 +27,21 @@ class PageQuery(BaseModel):
 
     state: JobState | None = None
     """Only audits in this state."""
+
+
+class TrailQuery(BaseModel):
+    """Query of GET /v1/audit-log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    tenant: Annotated[str, Field(pattern=TENANT)] | None = None
+    """Whose calls; left out, those of the caller's tenant. Another's for the operator only."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50
+    """Most entries on the page."""
+
+    cursor: Annotated[str, Field(pattern=f"^{ENTRY_ID.pattern}$")] | None = None
+    """Where the page starts: `next` of the page before."""
 
 
 class FormatQuery(BaseModel):

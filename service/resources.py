@@ -1,4 +1,4 @@
-"""What the API holds open while it runs: job queue, artifact store, doorbell, keys."""
+"""What the API holds open while it runs: job queue, artifact store, doorbell, keys, audit log."""
 
 import asyncio
 import signal
@@ -18,6 +18,7 @@ from storage.doorbell import Doorbell, name_queue
 from storage.keys import KeyStore
 from storage.queue import JobQueue
 from storage.resumable import ResumableUploads
+from storage.trail import Trail
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Resources:
     uploads: ResumableUploads
     doorbell: Doorbell
     keys: KeyStore
+    trail: Trail
     draining: asyncio.Event
 
 
@@ -39,12 +41,12 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     root = settings.data_dir / "artifacts"
     artifacts = FileArtifactStore(root)
     redis = connect_async(settings.redis_url)
-    queue, keys = JobQueue(redis), KeyStore(redis)
+    queue, keys, trail = JobQueue(redis), KeyStore(redis), Trail(redis, settings.audit_log_entries)
     doorbell = Doorbell(settings.redis_url, queue=name_queue(settings.device))
     draining = asyncio.Event()
     try:
         with _watch_for_stop(draining):
-            yield Resources(settings, queue, artifacts, ResumableUploads(root, artifacts), doorbell, keys, draining)
+            yield Resources(settings, queue, artifacts, ResumableUploads(root, artifacts), doorbell, keys, trail, draining)
     finally:
         doorbell.close()
         await queue.close()

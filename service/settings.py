@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     auth: Literal["auto", "required", "off"] = "auto"
     """auto: keys are needed unless the service listens on this machine only; required: always; off: never."""
 
+    audit_log_entries: Annotated[int, Field(ge=100)] = 100_000
+    """Entries of the audit log that are kept of each tenant, some 300 bytes of the store's memory each."""
+
     device: Literal["cpu", "cuda"] = "cpu"
     """Class of device that the workers audit on; it names the queue whose doorbell rings, so give workers the same."""
 

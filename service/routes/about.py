@@ -20,6 +20,8 @@ LINKS = {
     "plans": "/v1/audits:plan",
     "inspections": "/v1/models:inspect",
     "verdicts": "/v1/verdicts",
+    "keys": "/v1/keys",
+    "audit_log": "/v1/audit-log",
     "openapi": "/openapi.json",
     "health": "/healthz",
     "readiness": "/readyz",

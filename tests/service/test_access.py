@@ -16,7 +16,7 @@ from storage.connection import connect
 from storage.leases import Leases
 from tests.service import documents
 from tests.service.conftest import Worker
-from tests.service.keyed import OTHER, Keyring, running_keyed
+from tests.service.keyed import OTHER, TENANT, Keyring, read_id, running_keyed
 from tests.service.problems import read_problem
 
 CALLERS = (
@@ -33,7 +33,8 @@ CALLERS = (
     "other",
     "operator",
 )
-# `both` has read and submit, `other` is an admin of another tenant. What is the tenant's own has ended: cancelling it is a 409.
+# `both` has read and submit, `other` is an admin of another tenant. What is the tenant's own has ended: its audit cannot be
+# cancelled any more, and its key has no successor (409).
 TABLE = """
 GET  /v1                           200 200 200 200 200 200  200 200 200 200  200 200
 GET  /healthz                      200 200 200 200 200 200  200 200 200 200  200 200
@@ -57,6 +58,12 @@ GET  /v1/plans/{job_id}            401 401 401 401 401 401  202 403 202 202  404
 POST /v1/models:inspect            401 401 401 401 401 401  403 202 202 202  422 422
 GET  /v1/inspections/{job_id}      401 401 401 401 401 401  202 403 202 202  404 404
 POST /v1/verdicts                  401 401 401 401 401 401  200 403 200 200  422 422
+POST /v1/keys                      401 401 401 401 401 401  403 403 403 201  403 201
+GET  /v1/keys                      401 401 401 401 401 401  403 403 403 200  200 200
+GET  /v1/keys/{key_id}             401 401 401 401 401 401  403 403 403 200  404 200
+POST /v1/keys/{key_id}/rotate      401 401 401 401 401 401  403 403 403 409  404 409
+DELETE /v1/keys/{key_id}           401 401 401 401 401 401  403 403 403 200  404 200
+GET  /v1/audit-log                 401 401 401 401 401 401  403 403 403 200  200 200
 """
 ROWS = {(row[0], row[1]): tuple(map(int, row[2:])) for row in (line.split() for line in TABLE.strip().splitlines())}
 CELLS = [(*route, caller, status) for route, statuses in ROWS.items() for caller, status in zip(CALLERS, statuses, strict=True)]
@@ -88,11 +95,13 @@ class Scene:
             worker.succeed(audit, verdict="fail")
         plan = self._post("/v1/audits:plan", documents.build_request())
         inspection = self._post("/v1/models:inspect", inspected)
-        self.places = {"sha256": compute_sha256(documents.MODEL), "audit_id": audit}
+        self.places = {"sha256": compute_sha256(documents.MODEL), "audit_id": audit, "key_id": read_id(str(keys["revoked"]))}
         self.bodies: dict[str, Any] = {
             "/v1/audits": documents.build_request(policy=examples.POLICY),
             "/v1/audits:plan": documents.build_request(),
             "/v1/models:inspect": inspected,
+            "/v1/keys": {"label": "new", "scopes": ["read"], "tenant": TENANT},
+            "/v1/keys/{key_id}/rotate": {},
             "/v1/verdicts": {"policy": examples.POLICY, "audit_id": audit},
         }
         self.jobs = {"/v1/plans/{job_id}": plan, "/v1/inspections/{job_id}": inspection}

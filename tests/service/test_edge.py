@@ -31,6 +31,10 @@ METHODS = {
     "/v1/models:inspect": "OPTIONS, POST",
     "/v1/inspections/x": "GET, HEAD, OPTIONS",
     "/v1/verdicts": "OPTIONS, POST",
+    "/v1/keys": "GET, HEAD, OPTIONS, POST",
+    "/v1/keys/x": "DELETE, GET, HEAD, OPTIONS",
+    "/v1/keys/x/rotate": "OPTIONS, POST",
+    "/v1/audit-log": "GET, HEAD, OPTIONS",
 }
 
 

@@ -47,4 +47,4 @@ def test_the_api_is_what_its_document_says(
     bounds = ["--max-examples", "12", "--max-time", "18", "--seed", "20260131", "--no-color", "--no-shrink"]
     done = subprocess.run([*command, *bounds], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "Tested: 21" in done.stdout, done.stdout
+    assert "Tested: 27" in done.stdout, done.stdout

@@ -11,16 +11,18 @@ from schemas.about import About, Health, Readiness
 from schemas.artifact import Artifact
 from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job, JobPage
+from schemas.keys import KeyInfo, KeyPage, KeyRotation, MadeKey, NewKey
 from schemas.plan import Plan
 from schemas.policy import Policy
 from schemas.problem import MEDIA_TYPE
 from schemas.report import Report
 from schemas.request import AuditRequest
+from schemas.trail import TrailPage
 from schemas.upload import UploadState
 from schemas.verdict import Verdict
 from schemas.verdict_request import VerdictRequest
 from service.app import find_routes
-from service.openapi import examples, previews
+from service.openapi import examples, keys, previews
 from service.openapi.document import build_document
 from tests.project.tree import ROOT
 
@@ -56,12 +58,24 @@ def test_the_committed_document_is_the_one_that_the_code_writes() -> None:
         (UploadState, previews.STORED_BEFORE),
         (Verdict, examples.VERDICT),
         (VerdictRequest, examples.VERDICT_REQUEST),
+        (NewKey, keys.NEW_KEY),
+        (KeyRotation, keys.KEY_ROTATION),
+        (MadeKey, keys.MADE_KEY),
+        (KeyInfo, keys.REVOKED_KEY),
+        (KeyPage, keys.KEY_PAGE),
+        (TrailPage, keys.TRAIL_PAGE),
     ],
 )
 def test_an_example_is_what_its_contract_says(model: type[BaseModel], example: dict[str, Any]) -> None:
     read = TypeAdapter(model).validate_python(example)
     assert set(example) <= set(type(read).model_fields)
-    if model not in {AuditRequest, InspectionRequest, Policy, VerdictRequest}:  # what a client posts may leave defaults out
+    if model not in {
+        AuditRequest,
+        InspectionRequest,
+        KeyRotation,
+        Policy,
+        VerdictRequest,
+    }:  # what a client posts may leave defaults out
         assert read.model_dump(mode="json") == example
 
 
