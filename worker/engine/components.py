@@ -21,7 +21,7 @@ NORM = re.compile("(batch|layer|group|instance|rms)_?norm")
 FUSED = re.compile("scaled_dot_product|attention$|encoder_layer")
 WITH_PROJECTIONS = re.compile("native|encoder_layer")
 PRODUCT = re.compile(
-    "(linear(classifier|regressor)?|bilinear|(fused)?(matmul|gemm)|mm|bmm|mv|addm[mv]|b?addbmm|einsum|tensordot)$"
+    "(linear(classifier|regressor)?|bilinear|(fused|transpose)?(matmul|gemm)|mm|bmm|mv|addm[mv]|b?addbmm|einsum|tensordot)$"
 )
 ACTIVATION = re.compile(
     "((leaky_?|p|fast|bias|quick|thresholded)?(relu6?|gelu)|s?elu|celu|silu|(hard)?(swish|sigmoid|tanh)|erf|soft(plus|sign)|mish|"
@@ -32,6 +32,15 @@ LAYOUT = re.compile(
     "alias|.*dropout|expand|slice|select|clip|clamp.*|max(imum)?)$"
 )
 SUM = re.compile("(add|sum|sub|skip.*normalization)$")
+SLOTS: dict[str, dict[int, str]] = {
+    "attention": {1: "attention_qkv", 2: "bias"},
+    "multiheadattention": {3: "bias"},
+    "embedlayernormalization": {**dict.fromkeys((2, 3, 4), "embedding"), **dict.fromkeys((5, 6), "normalisation")},
+    "skiplayernormalization": {2: "normalisation", 3: "normalisation", 4: "bias"},
+    "skipsimplifiedlayernormalization": {2: "normalisation", 3: "bias"},
+    "moe": {2: "feed_forward", 3: "bias", 4: "feed_forward", 5: "bias"},
+}
+"""Fused operators: what they read where."""
 ENCODER_LAYER = ("attention_qkv", "bias", "attention_output", "bias", *["normalisation"] * 4, *["feed_forward", "bias"] * 2)
 """Roles of the weights of PyTorch's fused encoder layer, in order; its fused attention has the first four."""
 
@@ -78,9 +87,9 @@ class _Graph:
 
     def _read(self, steps: Sequence[Step], names: dict[str, int]) -> None:
         for step in steps:
-            given = [names.setdefault(name, self._make()) for name in step.inputs]
+            given = [names.setdefault(name, self._make()) for name in step.operands]
             outputs = tuple(self._make() for _ in step.outputs)
-            operator = step.kind
+            operator = step.plain_kind
             if step.blocks:
                 results = [self._read_block(step, k, given, names) for k in range(len(step.blocks))]
                 for back, output in enumerate(reversed(outputs), 1):
@@ -91,7 +100,8 @@ class _Graph:
                 inputs = tuple(part for value in given for part in self._elements.get(value, (value,)))
                 if operator in {"listconstruct", "tupleconstruct"}:
                     self._elements[outputs[0]] = inputs
-                self._add(operator, inputs, outputs, is_shape=step.shape_only)
+                # Of a step that rounds to a grid, its scale and zero point have no gradient.
+                self._add(operator, inputs, outputs[:1] if operator == "identity" else outputs, is_shape=step.shape_only)
             names.update(zip(step.outputs, outputs, strict=True))
             names.pop(OMITTED, None)
 
@@ -136,9 +146,11 @@ class _Graph:
             named = dict.fromkeys(held, "recurrent")
         elif WITH_PROJECTIONS.search(operator) and FUSED.search(operator):
             named = dict(zip(held, ENCODER_LAYER, strict=False))
+        elif operator in SLOTS:
+            is_layer = "skip" not in operator
+            named = {value: SLOTS[operator].get(slots[value], "other") for value in held}
         elif FUSED.search(operator):
-            known = {"attention": {1: "attention_qkv", 2: "bias"}, "multiheadattention": {3: "bias"}}.get(operator, {})
-            named = {value: known.get(slots[value], "other") for value in held}
+            named = dict.fromkeys(held, "other")
         elif PRODUCT.match(operator) and (active or "linear" in operator):
             bias = 0 if "add" in operator else {"bilinear": 3, "einsum": None}.get(operator, 2)
             named = {value: "bias" if slots[value] == bias else "linear" for value in held if active or slots[value] > 0}
@@ -149,7 +161,7 @@ class _Graph:
         else:
             is_layer = operator == "softmax"
             if NORM.search(operator):
-                named = {value: "bias" if "skip" in operator and slots[value] == 4 else "normalisation" for value in held}
+                named = dict.fromkeys(held, "normalisation")
             elif active and operator not in {"listconstruct", "tupleconstruct"}:
                 named = {value: self._name_elementwise(operator, self.tags.get(active[0], ""), value) for value in held}
         self.opaque |= {index} if is_layer else set()
@@ -181,7 +193,8 @@ class _Graph:
             "root": powers or (scales and tags == ["root"]) or re.match("(linalg_.*|norm|std|reducel2)$", operator),
             "statistic": re.match(".*mean|var|reducesumsquare", operator) or (operator == "add" and set(tags) == {"statistic"}),
         }
-        return next((tag for tag, holds in rules.items() if holds), first if LAYOUT.match(operator) else "")
+        is_kept = LAYOUT.match(operator) or (scales and tags == ["product"] and not roles)  # by a constant: read off a grid
+        return next((tag for tag, holds in rules.items() if holds), first if is_kept else "")
 
     def active(self, values: Iterable[int]) -> list[int]:
         """Return the activations among the values."""

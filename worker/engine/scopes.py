@@ -92,7 +92,7 @@ class Layout:
     """Turns the tensors of a scope into one vector [k] and back."""
 
     def __init__(
-        self, weights: Mapping[str, Tensor], names: Sequence[str], channel_axes: Mapping[str, int] | None = None
+        self, weights: Mapping[str, Tensor], names: Sequence[str], channel_axes: Mapping[str, int | None] | None = None
     ) -> None:
         self.names = tuple(names)
         self._axes = [(channel_axes or {}).get(name) for name in names]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,13 @@ class Block:
     inputs: tuple[str, ...]
     steps: tuple["Step", ...]
     outputs: tuple[str, ...]
+
+
+class Likeness(NamedTuple):
+    """The plain operator whose work an operator does, in lower case, and which of its own inputs are that operator's."""
+
+    kind: str
+    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,25 @@ class Step:
     """The result's shape depends on values (NonZero) or the result is random: nothing after it may be cached."""
     mutates: bool = False
     """Writes into an input: the program is then never split, and its inputs are copied first."""
+    like: Likeness | None = None
+    """What the step does on real numbers, where its operator works on the integers of a grid."""
 
     @cached_property
     def kind(self) -> str:
         """The operator in lower case, without domain and outer underscores: Conv and aten::_conv are one kind."""
         return re.split(r"::|\.", self.operator)[-1].strip("_").lower()
+
+    @property
+    def plain_kind(self) -> str:
+        """The kind of the plain operator whose work the step does."""
+        return self.kind if self.like is None else self.like.kind
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The inputs, as the plain operator has them."""
+        if self.like is None:
+            return self.inputs
+        return tuple(self.inputs[slot] for slot in self.like.slots if slot < len(self.inputs))
 
     @cached_property
     def uses(self) -> tuple[str, ...]:

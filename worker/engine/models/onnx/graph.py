@@ -355,7 +355,7 @@ class _GraphReader:
             self.graph.nodes[name] = (node, form.opset)
         function = operator.choose_function(len(node.output))
         facts = {"shape_only": operator.shape_only, "dynamic_shape": operator.dynamic_shape}
-        return Step(name, operator.title, function, inputs, (), arguments, blocks, **facts)
+        return Step(name, operator.title, function, inputs, (), arguments, blocks, **facts, like=operator.like)
 
     def _store_learned(self, node: str, learned: Mapping[str, Tensor], context: Context) -> list[str]:
         """Store what a node learned and keeps in attributes; return its names."""

@@ -188,7 +188,10 @@ def _insert_codes(graph: Graph, name: str, grid: Grid) -> dict[str, Tensor]:
     """Let a step turn the weight into codes for its readers; return the constants that it reads."""
     codes, step, zero_point = (f"{name}#{what}" for what in ("codes", "step", "zero_point"))
     graph.steps = rename_values(graph.steps, {name: codes})
-    graph.steps = (Step(codes, READ_WEIGHT.title, READ_WEIGHT.function, (name, step, zero_point), (codes,)), *graph.steps)
+    graph.steps = (
+        Step(codes, READ_WEIGHT.title, READ_WEIGHT.function, (name, step, zero_point), (codes,), like=READ_WEIGHT.like),
+        *graph.steps,
+    )
     graph.operators[codes] = READ_WEIGHT
     return {step: grid.step, zero_point: grid.zero_point}
 
@@ -203,7 +206,9 @@ def _hand_on(graph: Graph, taken: set[str]) -> None:
     def convert(step: Step) -> Step:
         if step.name not in taken:
             return step
-        return replace(step, operator=identity.title, function=identity.function, inputs=step.inputs[:1], attributes={})
+        return replace(
+            step, operator=identity.title, function=identity.function, inputs=step.inputs[:1], attributes={}, like=None
+        )
 
     graph.steps = replace_steps(graph.steps, convert)
 

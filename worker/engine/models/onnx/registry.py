@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 
 from torch import Tensor
 
+from worker.engine.models.program import Likeness
+
 BLOCKED = "com.microsoft.nchwc"
 """The domain whose values lie in blocks of channels in the file, and plainly here."""
 OLDEST_OPSET = 6
@@ -89,6 +91,7 @@ class Facts(TypedDict, total=False):
     dynamic_shape: bool
     codes: tuple[Codes, ...]
     rounds: bool
+    like: Likeness
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Operator:
     alias: the output is the first input itself; relays: it is the first input's values in another arrangement.
     many: the function always returns a tuple, also when the node names one output.
     codes: slots that read integers of a grid. rounds: it reads or writes such integers, which are floats here so that a
-    gradient passes; the runtime has integers there.
+    gradient passes; the runtime has integers there. like: the operator on floats whose work one on integers does.
     """
 
     family: str
@@ -132,6 +135,7 @@ class Operator:
     dynamic_shape: bool = False
     codes: tuple[Codes, ...] = ()
     rounds: bool = False
+    like: Likeness | None = None
 
     @property
     def is_node(self) -> bool:

@@ -11,8 +11,11 @@ from torch import Tensor
 from worker.engine.models.onnx.operators.convolution import conv, read_convolution
 from worker.engine.models.onnx.operators.quantisation import Limits, centre, find_limits, lay_out, round_codes
 from worker.engine.models.onnx.registry import Codes, Family, Node
+from worker.engine.models.program import Likeness
 
 operator = Family("quantised products")
+
+MATMUL = Likeness("matmul", (0, 1))
 
 
 def find_float(*values: Tensor | None) -> torch.dtype:
@@ -43,7 +46,7 @@ def scale_back(sums: Tensor, factor: Tensor, zero_point: Tensor | None) -> Tenso
     return round_codes(sums * factor, offset, limits)
 
 
-@operator("MatMulInteger", since=10, codes=(Codes(0, (), 2, -2), Codes(1, (), 3, -1)), rounds=True)
+@operator("MatMulInteger", since=10, codes=(Codes(0, (), 2, -2), Codes(1, (), 3, -1)), rounds=True, like=MATMUL)
 def matmul_integer(a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None) -> Tensor:
     """Matrix product of integers less their zero points."""
     return multiply(a, b, a_zero, b_zero)
@@ -54,7 +57,14 @@ def read_integer_convolution(node: Node) -> dict[str, Any]:
     return {"arguments": read_convolution(node)}
 
 
-@operator("ConvInteger", since=10, codes=(Codes(1, (), 3, 0),), prepare=read_integer_convolution, rounds=True)
+@operator(
+    "ConvInteger",
+    since=10,
+    codes=(Codes(1, (), 3, 0),),
+    prepare=read_integer_convolution,
+    rounds=True,
+    like=Likeness("conv", (0, 1)),
+)
 def conv_integer(
     x: Tensor, w: Tensor, x_zero: Tensor | None = None, w_zero: Tensor | None = None, *, arguments: dict[str, Any]
 ) -> Tensor:
@@ -62,10 +72,13 @@ def conv_integer(
     return convolve(x, w, x_zero, w_zero, arguments)
 
 
+CONV = Likeness("conv", (0, 3, 8))
 QLINEAR_CONV = (Codes(3, (4,), 5, 0), Codes(8, (1, 4), None, 0))
 
 
-@operator("QLinearConv", since=10, settings=(1, 4, 6), codes=QLINEAR_CONV, prepare=read_integer_convolution, rounds=True)
+@operator(
+    "QLinearConv", since=10, settings=(1, 4, 6), codes=QLINEAR_CONV, prepare=read_integer_convolution, rounds=True, like=CONV
+)
 def qlinear_conv(  # noqa: PLR0913, PLR0917 - the standard's inputs
     x: Tensor,
     x_scale: Tensor,
@@ -86,7 +99,14 @@ def qlinear_conv(  # noqa: PLR0913, PLR0917 - the standard's inputs
     return scale_back(sums, lay_out(x_scale * w_scale / y_scale, sums, 1), y_zero)
 
 
-@operator("QLinearMatMul", since=10, settings=(1, 4, 6), codes=(Codes(0, (1,), 2, -2), Codes(3, (4,), 5, -1)), rounds=True)
+@operator(
+    "QLinearMatMul",
+    since=10,
+    settings=(1, 4, 6),
+    codes=(Codes(0, (1,), 2, -2), Codes(3, (4,), 5, -1)),
+    rounds=True,
+    like=Likeness("matmul", (0, 3)),
+)
 def qlinear_matmul(
     a: Tensor,
     a_scale: Tensor,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from worker.engine.models.onnx.registry import Family, Node, UncoveredError
 from worker.engine.models.onnx.tensors import NarrowType, unpack
-from worker.engine.models.program import Grid
+from worker.engine.models.program import Grid, Likeness
 
 operator = Family("com.microsoft, packed")
 
@@ -24,7 +24,14 @@ def _read_packing(node: Node) -> dict[str, Any]:
     }
 
 
-@operator("MatMulNBits", domain="com.microsoft", settings=(2, 3), parameters=(5,), prepare=_read_packing)
+@operator(
+    "MatMulNBits",
+    domain="com.microsoft",
+    settings=(2, 3),
+    parameters=(5,),
+    prepare=_read_packing,
+    like=Likeness("linear", (0, 1, 5)),
+)
 def matmul_packed(
     a: Tensor,
     weight: Tensor,

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from worker.engine.models.onnx.registry import Codes, Family, Node, Operator, UncoveredError
 from worker.engine.models.onnx.tensors import NarrowType
-from worker.engine.models.program import Grid
+from worker.engine.models.program import Grid, Likeness
 
 operator = Family("quantisation")
+
+SAME = Likeness("identity", (0,))
 
 Limits = tuple[int, int]
 Axes = int | tuple[int, ...]
@@ -99,7 +101,7 @@ def encode(x: Tensor, scale: Tensor, zero_point: Tensor | None, limits: Limits |
     return round_codes(x / scale, None if zero_point is None else zero_point.to(x.dtype), limits)
 
 
-@operator("QuantizeLinear", since=10, settings=(1, 2), prepare=_read_target, rounds=True)
+@operator("QuantizeLinear", since=10, settings=(1, 2), prepare=_read_target, rounds=True, like=SAME)
 def quantise(
     x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int, block: int, limits: Limits | None
 ) -> Tensor:
@@ -112,7 +114,15 @@ def _read_source(node: Node) -> dict[str, int | torch.dtype | None]:
     return {**_read_axis(node), "dtype": node.attributes.get("output_dtype")}
 
 
-@operator("DequantizeLinear", since=10, settings=(1, 2), prepare=_read_source, codes=(Codes(0, (1,), 2, "axis"),), rounds=True)
+@operator(
+    "DequantizeLinear",
+    since=10,
+    settings=(1, 2),
+    prepare=_read_source,
+    codes=(Codes(0, (1,), 2, "axis"),),
+    rounds=True,
+    like=SAME,
+)
 def dequantise(
     codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int, block: int = 0, dtype: torch.dtype | None = None
 ) -> Tensor:
@@ -123,7 +133,7 @@ def dequantise(
     return value if dtype is None else value.to(dtype)
 
 
-@operator("DynamicQuantizeLinear", since=11, rounds=True)
+@operator("DynamicQuantizeLinear", since=11, rounds=True, like=SAME)
 def quantise_dynamically(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Round to uint8 on a grid that spans the numbers and zero; the grid itself has no gradient."""
     known = x.detach()
@@ -148,5 +158,5 @@ def read_weight(real: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
     return steps + zero_point.to(steps.device, steps.dtype)
 
 
-READ_WEIGHT = Operator("quantisation", "ReadWeight", read_weight, settings=(1, 2), relays=True, rounds=True)
+READ_WEIGHT = Operator("quantisation", "ReadWeight", read_weight, settings=(1, 2), relays=True, rounds=True, like=SAME)
 """What stands before an operator on integers at load; no file names it, so it is not in the table."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from worker.engine.models.onnx.operators.integer import (
+    CONV,
     QLINEAR_CONV,
     find_float,
     multiply,
@@ -16,9 +17,18 @@ from worker.engine.models.onnx.operators.integer import (
     scale_back,
 )
 from worker.engine.models.onnx.operators.pooling import max_pool, mean_pool
-from worker.engine.models.onnx.operators.quantisation import centre, dequantise, encode, lay_out, quantise, quantise_dynamically
+from worker.engine.models.onnx.operators.quantisation import (
+    SAME,
+    centre,
+    dequantise,
+    encode,
+    lay_out,
+    quantise,
+    quantise_dynamically,
+)
 from worker.engine.models.onnx.operators.windows import Window, read_window
 from worker.engine.models.onnx.registry import Codes, Family, Node, Prepare, UncoveredError
+from worker.engine.models.program import Likeness
 
 operator = Family("com.microsoft, quantised", "com.microsoft", rounds=True)
 MOST_SLOTS = 300
@@ -38,14 +48,20 @@ def _read_target(node: Node) -> dict[str, Any]:
     return {**_read_axis(node), "limits": None}
 
 
-operator("DequantizeLinear", settings=(1, 2), codes=(Codes(0, (1,), 2, "axis"),), prepare=_read_axis)(dequantise)
-operator("QuantizeLinear", settings=(1, 2), prepare=_read_target)(quantise)
+operator("DequantizeLinear", settings=(1, 2), codes=(Codes(0, (1,), 2, "axis"),), prepare=_read_axis, like=SAME)(dequantise)
+operator("QuantizeLinear", settings=(1, 2), prepare=_read_target, like=SAME)(quantise)
 
 
 # products
 
 
-@operator("MatMulIntegerToFloat", settings=(2, 3), codes=(Codes(0, (2,), 4, -2), Codes(1, (3,), 5, -1)), parameters=(6,))
+@operator(
+    "MatMulIntegerToFloat",
+    settings=(2, 3),
+    codes=(Codes(0, (2,), 4, -2), Codes(1, (3,), 5, -1)),
+    parameters=(6,),
+    like=Likeness("matmul", (0, 1, 6)),
+)
 def matmul_integer_to_float(
     a: Tensor,
     b: Tensor,
@@ -61,7 +77,9 @@ def matmul_integer_to_float(
     return y if bias is None else y + bias
 
 
-@operator("DynamicQuantizeMatMul", settings=(2,), codes=(Codes(1, (2,), 3, -1),), parameters=(4,))
+@operator(
+    "DynamicQuantizeMatMul", settings=(2,), codes=(Codes(1, (2,), 3, -1),), parameters=(4,), like=Likeness("matmul", (0, 1, 4))
+)
 def dynamic_quantize_matmul(
     a: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
@@ -78,7 +96,13 @@ def _read_gemm(node: Node) -> dict[str, Any]:
     return {"turn_a": bool(node.attributes.get("transA", 0)), "b_axis": b_axis}
 
 
-@operator("QGemm", settings=(1, 4, 7), codes=(Codes(3, (4,), 5, "b_axis"), Codes(6, (1, 4), None, -1)), prepare=_read_gemm)
+@operator(
+    "QGemm",
+    settings=(1, 4, 7),
+    codes=(Codes(3, (4,), 5, "b_axis"), Codes(6, (1, 4), None, -1)),
+    prepare=_read_gemm,
+    like=Likeness("gemm", (0, 3, 6)),
+)
 def qgemm(  # noqa: PLR0913, PLR0917 - the runtime's inputs
     a: Tensor,
     a_scale: Tensor,
@@ -106,7 +130,7 @@ def _read_layout(node: Node) -> dict[str, Any]:
     return {**read_integer_convolution(node), "channels_last": bool(node.attributes.get("channels_last", 0))}
 
 
-@operator("QLinearConv", settings=(1, 4, 6), codes=QLINEAR_CONV, prepare=_read_layout)
+@operator("QLinearConv", settings=(1, 4, 6), codes=QLINEAR_CONV, prepare=_read_layout, like=CONV)
 def qlinear_conv_any_layout(x: Tensor, *others: Tensor, arguments: dict[str, Any], channels_last: bool) -> Tensor:
     """Convolution between grids, channels first or last."""
     if not channels_last:
@@ -137,7 +161,8 @@ def _enter_pair(name: str, what: str, combine: Callable[[Read, Read], Tensor]) -
         return encode(combine((a, a_scale, a_zero), (b, b_scale, b_zero)), y_scale, y_zero)
 
     apply.__doc__ = f"{what} between grids."
-    operator(name, settings=(1, 4, 6), codes=(Codes(0, (1,), 2), Codes(3, (4,), 5)))(apply)
+    like = Likeness(name.removeprefix("QLinear").lower(), (0, 3))
+    operator(name, settings=(1, 4, 6), codes=(Codes(0, (1,), 2), Codes(3, (4,), 5)), like=like)(apply)
 
 
 def _multiply(a: Read, b: Read) -> Tensor:
@@ -158,7 +183,8 @@ def _enter_function(name: str, what: str, function: Callable[..., Tensor], prepa
         return encode(function(read(x, x_scale, x_zero), **attributes), y_scale, y_zero)
 
     apply.__doc__ = f"{what} between grids."
-    operator(name, settings=(1, 3), prepare=prepare or (lambda _: {}))(apply)
+    like = Likeness(name.removeprefix("QLinear").lower(), (0,))
+    operator(name, settings=(1, 3), prepare=prepare or (lambda _: {}), like=like)(apply)
 
 
 def _read_mean_pool(node: Node) -> dict[str, Any]:
@@ -203,14 +229,19 @@ _enter_function(
 )
 
 
-@operator("QLinearConcat", prepare=lambda node: {"axis": node.attributes["axis"]}, settings=tuple(range(MOST_SLOTS)))
+@operator(
+    "QLinearConcat",
+    prepare=lambda node: {"axis": node.attributes["axis"]},
+    settings=tuple(range(MOST_SLOTS)),
+    like=Likeness("concat", tuple(range(2, MOST_SLOTS, 3))),
+)
 def qlinear_concat(y_scale: Tensor, y_zero: Tensor | None, *parts: Tensor, axis: int) -> Tensor:
     """Parts of several grids one after another on one."""
     reals = [read(parts[n], parts[n + 1], parts[n + 2]) for n in range(0, len(parts), 3)]
     return encode(torch.cat(reals, axis), y_scale, y_zero)
 
 
-@operator("QLinearWhere", settings=(2, 5, 7), codes=(Codes(1, (2,), 3), Codes(4, (5,), 6)))
+@operator("QLinearWhere", settings=(2, 5, 7), codes=(Codes(1, (2,), 3), Codes(4, (5,), 6)), like=Likeness("where", (0, 1, 4)))
 def qlinear_where(  # noqa: PLR0913, PLR0917 - the runtime's inputs
     condition: Tensor,
     a: Tensor,
@@ -230,7 +261,7 @@ def _read_max_pool(node: Node) -> dict[str, Any]:
     return {"window": read_window(node)}
 
 
-@operator("NhwcMaxPool", prepare=_read_max_pool)
+@operator("NhwcMaxPool", prepare=_read_max_pool, like=Likeness("maxpool", (0,)))
 def nhwc_max_pool(x: Tensor, *, window: Window) -> Tensor:
     """Largest code of each window, channels last."""
     y = max_pool(x.movedim(-1, 1).contiguous(), window=window, indexed=False, columns_first=False)

@@ -11,6 +11,7 @@ from worker.engine.models.onnx.operators.quantisation import centre, quantise_dy
 from worker.engine.models.onnx.operators.recurrent import Cell, Layer, drop_full_lengths, make_lstm_cell, read_lstm, run_loop
 from worker.engine.models.onnx.operators.runtime_quantised import matmul_integer_to_float, read
 from worker.engine.models.onnx.registry import Codes, Family, Node, UncoveredError
+from worker.engine.models.program import Likeness
 
 operator = Family("com.microsoft, quantised layers", "com.microsoft", rounds=True)
 
@@ -39,6 +40,7 @@ def _read_quantised_lstm(node: Node) -> dict[str, Layer]:
     parameters=(3, 7),
     codes=(Codes(1, (8,), 9, GATES), Codes(2, (10,), 11, GATES)),
     prepare=_read_quantised_lstm,
+    like=Likeness("lstm", tuple(range(8))),
     many=True,
 )
 def dynamic_quantize_lstm(  # noqa: PLR0913, PLR0917 - the runtime's inputs
@@ -85,6 +87,7 @@ def _read_quantised_attention(node: Node) -> dict[str, Any]:
     parameters=(2,),
     codes=(Codes(1, (4,), 7, -1),),
     prepare=_read_quantised_attention,
+    like=Likeness("attention", (0, 1, 2, 5, 8)),
     many=True,
 )
 def quantised_attention(  # noqa: PLR0913, PLR0917 - the runtime's inputs
@@ -109,6 +112,7 @@ def quantised_attention(  # noqa: PLR0913, PLR0917 - the runtime's inputs
     "QEmbedLayerNormalization",
     settings=tuple(range(8, 13)),
     codes=tuple(Codes(slot, (slot + 6,), slot + 11) for slot in range(2, 7)),
+    like=Likeness("embedlayernormalization", tuple(range(8))),
     many=True,
 )
 def quantised_embed_layer_norm(
