@@ -48,6 +48,7 @@ class AuditOptions(NamedTuple):
     data_format: str | None = None
     classes: str | None = None
     loss: str | None = None
+    objective: str | None = None
     output_kind: str | None = None
     metrics: tuple[str, ...] = ()
     method: str | None = None
@@ -90,7 +91,7 @@ def prepare_audit(options: AuditOptions) -> PreparedAudit:
     """
     draft = _Draft(_load_request(options.request), {})
     faults: list[Fault] = []
-    for step in (_add_model, _add_data, _add_policy, _add_cells, _add_objective, _add_precision, _add_rest):
+    for step in (_add_model, _add_data, _add_policy, _add_cells, _add_loss_file, _add_objective, _add_precision, _add_rest):
         try:
             step(draft, options)
         except BadUsage as error:
@@ -231,6 +232,24 @@ def _add_cells(draft: _Draft, options: AuditOptions) -> None:
         draft.document["sets"] = [_read_set(text) for text in options.sets]
     if options.breaking_points:
         draft.document["breaking_points"] = [_read_point(text) for text in options.breaking_points]
+
+
+def _add_loss_file(draft: _Draft, options: AuditOptions) -> None:
+    """Name the file that computes the loss: the option's, or the one that the request file names by a path beside it."""
+    before = draft.document.get("objective")
+    given = dict(before) if isinstance(before, dict) else {}
+    named = options.objective
+    if named is None and isinstance(given.get("program"), str) and options.request is not None:
+        named = str(options.request.parent / given["program"])
+    if named is None:
+        return
+    if options.objective is not None:
+        given["loss"] = "program"
+    part = _Draft({"program": given.get("program")}, draft.uploads)
+    try:
+        _add_artifact(part, "program", named, "--objective FILE")
+    finally:
+        draft.document["objective"] = {"loss": "program", **given, "program": part.document["program"]}
 
 
 def _add_objective(draft: _Draft, options: AuditOptions) -> None:

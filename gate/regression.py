@@ -49,7 +49,7 @@ def _find_obstacles(report: Report, before: Report) -> Iterator[str]:
         yield f"The baseline was measured on other data ({then[:12]}, now {now[:12]}). Audit both models on the same data."
     if report.subject.data.sampled or before.subject.data.sampled:
         yield "The data of a report was sampled, so a difference may be chance. Audit both without max_examples and precision."
-    if report.request.get("objective") != before.request.get("objective"):
+    if _read_objective(report) != _read_objective(before):
         yield "The baseline was measured with another objective. Audit both models with the same objective."
     if _read_reading(report) != _read_reading(before):
         yield "The baseline's data was read in another way, or with other weights. Audit both models with the same request."
@@ -58,6 +58,12 @@ def _find_obstacles(report: Report, before: Report) -> Iterator[str]:
         yield "The baseline was searched with a stronger method, so more damage may be there now than was found. Use the same."
     elif _read_budget(search) < _read_budget(earlier):
         yield "The baseline was searched with a larger budget, so more damage may be there now than was found. Use the same."
+
+
+def _read_objective(report: Report) -> object:
+    """Return the objective; a field that says nothing is as one that is not there."""
+    told = report.request.get("objective")
+    return {name: value for name, value in told.items() if value is not None} if isinstance(told, dict) else told
 
 
 def _read_reading(report: Report) -> dict[str, Any]:

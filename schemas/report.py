@@ -40,6 +40,12 @@ class DataSubject(Output):
     search_examples: int | None = None
 
 
+class LossSubject(Output):
+    """The file that computes the loss."""
+
+    sha256: str
+
+
 class EngineSubject(Output):
     """The engine that computed the figures."""
 
@@ -52,6 +58,7 @@ class Subject(Output):
     model: ModelSubject
     data: DataSubject
     evaluate_on: DataSubject | None = None
+    objective: LossSubject | None = None
     request_digest: str
     engine: EngineSubject
 

@@ -80,11 +80,14 @@ SEARCH_EXAMPLES = 2000
 class Objective(Input):
     """The loss L and the metrics; docs/method.md section 1."""
 
-    loss: Literal["cross_entropy", "nll", "mse", "bce_with_logits", "label_free", "kl_to_clean", "model_output"] = "cross_entropy"
+    loss: Literal["cross_entropy", "nll", "mse", "bce_with_logits", "label_free", "kl_to_clean", "model_output", "program"] = (
+        "cross_entropy"
+    )
     output_kind: Literal["logits", "probabilities", "log_probabilities"] = "logits"
     ignore_index: int = -100
     output: Annotated[int, Field(ge=0)] | Name = 0
     class_axis: Literal[-1, 1] = -1
+    program: ModelReference | None = None
     metrics: tuple[MetricName, ...] | None = None
 
     @model_validator(mode="after")
@@ -97,13 +100,16 @@ class Objective(Input):
         if self.metrics is not None and len(set(self.metrics)) != len(self.metrics):
             message = "metrics lists a name twice"
             raise ValueError(message)
+        if (self.loss == "program") != (self.program is not None):
+            message = "loss program goes with objective.program, the file that computes the loss; give both or neither"
+            raise ValueError(message)
         if self.loss == "nll" and self.output_kind != "log_probabilities":
             message = "loss nll takes log-probabilities: set output_kind to log_probabilities, or use cross_entropy"
             raise ValueError(message)
-        if self.loss in {"mse", "bce_with_logits", "model_output"} and self.class_axis != -1:
+        if self.loss in WITHOUT_CLASSES and self.class_axis != -1:
             message = f"class_axis has a meaning only where there are classes; leave it out with loss {self.loss}"
             raise ValueError(message)
-        if self.loss in {"mse", "bce_with_logits", "model_output"} and self.output_kind != "logits":
+        if self.loss in WITHOUT_CLASSES and self.output_kind != "logits":
             message = (
                 f"output_kind {self.output_kind} has a meaning only where there are classes; leave it out with loss {self.loss}"
             )
@@ -113,7 +119,9 @@ class Objective(Input):
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The metrics to report: those asked for, else the loss's own."""
-        return self.metrics if self.metrics is not None else METRICS_OF_LOSS[self.loss][:1]
+        if self.metrics is not None:
+            return self.metrics
+        return () if self.loss in WITHOUT_METRIC else METRICS_OF_LOSS[self.loss][:1]
 
 
 TOPS = tuple(f"top_{k}{rest}" for k in (3, 5, 10) for rest in ("", "_error_rate"))
@@ -125,7 +133,11 @@ METRICS_OF_LOSS: dict[str, tuple[str, ...]] = {
     "label_free": ("accuracy", "error_rate", *TOPS, "f1"),
     "kl_to_clean": ("accuracy", "error_rate", *TOPS, "f1"),
     "model_output": (),
+    "program": ("accuracy", "error_rate", *TOPS, "f1"),
 }
+WITHOUT_METRIC = frozenset({"model_output", "program"})
+"""Losses beside which no metric is measured unless one is asked for."""
+WITHOUT_CLASSES = frozenset({"mse", "bce_with_logits", "model_output", "program"})
 
 
 BallScale = Literal["absolute", "elementwise", "tensor"]
@@ -301,7 +313,7 @@ class AuditRequest(Input):
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
-        problems = [*self._find_scope_problems(), *self._find_metric_problems(), *self._find_limit_problems()]
+        problems = [*self._find_scope_problems(), *self._find_metric_problems()]
         cells = sum(entry.count_cells() for entry in self.sets or ())
         if cells > MAX_CELLS_PER_SCOPE:
             problems.append(f"sets make {cells} cells per scope; at most {MAX_CELLS_PER_SCOPE} are allowed")
@@ -319,18 +331,18 @@ class AuditRequest(Input):
     def list_references(self) -> list[tuple[str, str]]:
         """Return the field and the URI of every file that the request names."""
         held_out = [("evaluate_on", self.evaluate_on.uri)] if self.evaluate_on is not None else []
-        return [("model", self.model.uri), ("data", self.data.uri), *held_out]
+        loss = [("objective/program", self.objective.program.uri)] if self.objective.program is not None else []
+        return [("model", self.model.uri), ("data", self.data.uri), *held_out, *loss]
+
+    def list_limits(self) -> list[str]:
+        """Return the fields that ask for limits, which need the loss of every example."""
+        asked = {"/evaluate_on": self.evaluate_on, "/precision": self.precision, "/data/max_examples": self.data.max_examples}
+        return [name for name, value in asked.items() if value is not None]
 
     def _find_scope_problems(self) -> list[str]:
         names = [scope if isinstance(scope, str) else scope.name for scope in self.scopes]
         twice = sorted({name for name in names if names.count(name) > 1})
         return [f"scopes lists {name!r} twice" for name in twice]
-
-    def _find_limit_problems(self) -> list[str]:
-        """A model may give the mean of its losses; limits need the loss of every example."""
-        asked = {"evaluate_on": self.evaluate_on, "precision": self.precision, "data.max_examples": self.data.max_examples}
-        given = [name for name, value in asked.items() if value is not None and self.objective.loss == "model_output"]
-        return [f"{name} needs the loss of every example; with loss model_output leave it out" for name in given]
 
     def _find_metric_problems(self) -> list[str]:
         allowed, measured = METRICS_OF_LOSS[self.objective.loss], self.objective.metric_names

@@ -26,6 +26,7 @@ class AuditInput:
     device: str = "cpu"
     threads: int = 1
     held_out_path: Path | None = None
+    loss_path: Path | None = None
 
 
 def measure_audit(job: AuditInput, report_progress: ReportProgress) -> Measurement:

@@ -100,8 +100,9 @@ def warm_up_engine(device: str, threads: int) -> Work:
             asked = InspectionRequest.model_validate(job.request)
             return inspect_model(InspectionInput(asked, model, data, Path.cwd(), threads), report_progress)
         held_out = None if job.held_out_path is None else Path(job.held_out_path)
+        loss = None if job.loss_path is None else Path(job.loss_path)
         request = AuditRequest.model_validate(job.request)
-        given = AuditInput(request, model, data, Path.cwd(), device, threads, held_out)
+        given = AuditInput(request, model, data, Path.cwd(), device, threads, held_out, loss)
         return (plan_audit if job.kind == "plan" else measure_audit)(given, report_progress)
 
     return work

@@ -88,7 +88,7 @@ def build_context(job: "AuditInput", opened: Opened) -> AuditContext:
     request, session = job.request, opened.session
     weights = tuple(session.program.weights)
     gradient = compute_gradient(session, weights)
-    audited = find_read_weights(session.program, session.objective.name_output(session.program.outputs)) or weights
+    audited = find_read_weights(session.program, session.objective.name_outputs(session.program.outputs)) or weights
     outcome = gradient.clean
     metrics = {name: value for name, value in outcome.metrics.items() if value is not None}
     clean = Clean(check_clean_loss(outcome.loss, outcome.non_finite), metrics)

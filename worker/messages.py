@@ -37,6 +37,7 @@ class JobMessage(_Message):
     model_path: str
     data_path: str | None
     held_out_path: str | None = None
+    loss_path: str | None = None
     memory_bytes: int
     file_bytes: int
 

@@ -40,13 +40,22 @@ def main() -> int:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--counterexample", action="append", default=[], metavar="FINDING=FILE")
     parser.add_argument("--flips", action="store_true")
+    parser.add_argument("--objective", type=Path)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     try:
         report = Report.model_validate_json(arguments.report.read_bytes())
         files = dict(_read_pairs(arguments.counterexample))
         rows = list(
-            replay(report, arguments.model, arguments.data, files, arguments.device, with_flips=arguments.flips),
+            replay(
+                report,
+                arguments.model,
+                arguments.data,
+                files,
+                arguments.device,
+                loss=arguments.objective,
+                with_flips=arguments.flips,
+            ),
         )
     except FaultlineError as error:
         sys.stdout.write(build_problem(error).model_dump_json() + "\n")
@@ -63,12 +72,19 @@ def _read_pairs(pairs: list[str]) -> Iterator[tuple[str, Path]]:
 
 
 def replay(
-    report: Report, model: Path, data: Path, files: dict[str, Path], device: str, *, with_flips: bool = False
+    report: Report,
+    model: Path,
+    data: Path,
+    files: dict[str, Path],
+    device: str,
+    *,
+    loss: Path | None = None,
+    with_flips: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Apply every counterexample, and the report's bit flips, to the model and yield figures side by side."""
     request = AuditRequest.model_validate(report.request)
     with tempfile.TemporaryDirectory(prefix="faultline-") as scratch:
-        job = AuditInput(request, model, data, Path(scratch), device, report.environment.threads)
+        job = AuditInput(request, model, data, Path(scratch), device, report.environment.threads, loss_path=loss)
         source = replace(build_source(job), micro_batch=report.environment.micro_batch)
         opened = open_session(source)
         findings = {finding.id: finding for finding in report.findings}

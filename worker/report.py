@@ -5,7 +5,17 @@ from collections.abc import Mapping
 from schemas.base import SCHEMA_VERSION
 from schemas.inspection import InspectedFile, Inspection, InspectionFigures
 from schemas.plan import Plan, PlanFigures, PlannedAudit
-from schemas.report import Counterexample, DataSubject, EngineSubject, Figures, Measurement, ModelSubject, Report, Subject
+from schemas.report import (
+    Counterexample,
+    DataSubject,
+    EngineSubject,
+    Figures,
+    LossSubject,
+    Measurement,
+    ModelSubject,
+    Report,
+    Subject,
+)
 from schemas.request import AuditRequest, echo_request
 from schemas.version import ENGINE_VERSION
 
@@ -57,7 +67,7 @@ def read_digest(uri: str) -> str:
 def _build_subject(
     request: AuditRequest, request_digest: str, found: Measurement | PlannedAudit, weights: int, size_bytes: int
 ) -> Subject:
-    held_out = None
+    held_out, loss = None, request.objective.program
     if request.evaluate_on is not None and found.held_out_examples is not None:
         held_out = DataSubject(
             sha256=read_digest(request.evaluate_on.uri),
@@ -82,6 +92,7 @@ def _build_subject(
             search_examples=found.search_examples,
         ),
         evaluate_on=held_out,
+        objective=None if loss is None else LossSubject(sha256=read_digest(loss.uri)),
         request_digest=request_digest,
         engine=EngineSubject(version=ENGINE_VERSION),
     )

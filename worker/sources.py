@@ -8,6 +8,7 @@ import torch
 from schemas.data import ArrayConversion, DataReference, Preprocess
 from worker.engine.data.files import Conversion, DataFile
 from worker.engine.data.pictures import Pictures
+from worker.engine.losses.program import LossFile
 from worker.engine.objective import Objective
 from worker.engine.opening import Source
 from worker.engine.population import Sample
@@ -30,6 +31,7 @@ def build_source(job: "AuditInput") -> Source:
             objective.output,
             objective.metric_names,
             objective.class_axis,
+            per_example=tuple(request.list_limits()),
         ),
         model_format=request.model.format,
         device=job.device,
@@ -38,8 +40,14 @@ def build_source(job: "AuditInput") -> Source:
         if held_out is None or job.held_out_path is None
         else build_data_file(job.held_out_path, held_out, job.scratch),
         running_statistics=request.running_statistics,
+        loss=_build_loss(job),
         sample=None if examples is None else Sample(examples, request.search.seed),
     )
+
+
+def _build_loss(job: "AuditInput") -> LossFile | None:
+    asked = job.request.objective.program
+    return None if asked is None or job.loss_path is None else LossFile(job.loss_path, asked.format)
 
 
 def build_data_file(path: Path, given: DataReference, scratch: Path) -> DataFile:

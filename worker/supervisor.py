@@ -183,21 +183,22 @@ def _fetch(claim: Claim, request: JobRequest, resources: Resources) -> tuple[Job
     """
     uris = {f"/{part}/uri": uri for part, uri in request.list_references()}
     paths = {where: resources.artifacts.path(claim.owner, uri.rpartition(":")[2]) for where, uri in uris.items()}
-    found = [path for path in paths.values() if path is not None]
+    found = {where: path.resolve() for where, path in paths.items() if path is not None}
     if len(found) < len(paths):
         raise NotFound(*(_describe_missing(where, uris[where]) for where, path in paths.items() if path is None))
-    model, data, held_out, *_ = *(str(path.resolve()) for path in found), None, None
+    named = {where: str(path) for where, path in found.items()}
     settings = resources.settings
     job = JobMessage(
         kind=claim.kind,
         request=request.model_dump(mode="json", exclude={"policy", "labels"}),
-        model_path=str(model),
-        data_path=data,
-        held_out_path=held_out,
+        model_path=named["/model/uri"],
+        data_path=named.get("/data/uri"),
+        held_out_path=named.get("/evaluate_on/uri"),
+        loss_path=named.get("/objective/program/uri"),
         memory_bytes=settings.memory_bytes,
         file_bytes=settings.job_scratch_bytes,
     )
-    return job, Origin(claim.owner, request, claim.request_digest, found[0].stat().st_size)
+    return job, Origin(claim.owner, request, claim.request_digest, found["/model/uri"].stat().st_size)
 
 
 def _describe_missing(where: str, uri: str) -> Fault:

@@ -34,6 +34,7 @@ NEEDED = ("torch", "onnx", "onnxruntime")
 @click.argument("report_path", metavar="REPORT", type=READABLE)
 @click.option("--model", type=READABLE, required=True, help="The audited model file.")
 @click.option("--data", type=READABLE, required=True, help="The data file or folder of the audit.")
+@click.option("--objective", type=READABLE, help="The file that computed the loss, where one did.")
 @click.option("--finding", "wanted", multiple=True, metavar="ID", help="Only this finding, no bit flips; may be repeated.")
 @click.option(
     "--counterexample",
@@ -47,18 +48,17 @@ NEEDED = ("torch", "onnx", "onnxruntime")
 def replay(
     *,
     report_path: Path,
-    model: Path,
-    data: Path,
     wanted: tuple[str, ...],
     given: tuple[str, ...],
     as_json: bool,
     server: str | None,
     data_dir: Path | None,
+    **subject_files: Path | None,
 ) -> ExitCode:
     """Apply the corruptions and bit flips that REPORT keeps to the model and compare what they do with what the report says."""
     check_installed("replay", *NEEDED)
-    report, data = load_report(report_path).report, find_file(data)
-    _check_subject(report, model, data)
+    report, subject = load_report(report_path).report, {name: find_file(path) for name, path in subject_files.items() if path}
+    _check_subject(report, subject)
     digests = choose_counterexamples(report, wanted)
     with tempfile.TemporaryDirectory(prefix="faultline-") as folder, ProgressView(build_messages()) as view:
         files = read_given(given, digests)
@@ -70,7 +70,7 @@ def replay(
                     view.tell(f"Fetching the counterexample of {finding}")
                     connected.client.download(digests[finding], files[finding])
         view.tell("Measuring again")
-        rows = _measure(report_path, model, data, files, with_flips=not wanted and bool(report.bit_flips))
+        rows = _measure(report_path, subject, files, with_flips=not wanted and bool(report.bit_flips))
         view.close()
     agrees = all(row["agrees"] for row in rows)
     code = ExitCode.SUCCESS if agrees else ExitCode.GATE_FAILED
@@ -137,24 +137,27 @@ def read_given(given: Sequence[str], digests: dict[str, str]) -> dict[str, Path]
     return files
 
 
-def _check_subject(report: Report, model: Path, data: Path) -> None:
+def _check_subject(report: Report, subject: dict[str, Path]) -> None:
     """Check that the files are those that the report is about."""
-    pairs = (("--model", model, report.subject.model.sha256), ("--data", data, report.subject.data.sha256))
+    loss = report.subject.objective
+    pairs = {"model": report.subject.model.sha256, "data": report.subject.data.sha256}
+    pairs |= {} if loss is None else {"objective": loss.sha256}
     advice = "Name the file that was audited; figures of another one have nothing to agree with."
     faults = [
-        Fault(f"{path} is not what the report is about", option, expected, got, advice)
-        for option, path, expected in pairs
-        if (got := hash_file(path)) != expected
+        Fault(f"{subject.get(name, 'no file')} is not what the report is about", f"--{name}", expected, got, advice)
+        for name, expected in pairs.items()
+        if (got := hash_file(subject[name]) if name in subject else "nothing") != expected
     ]
     if faults:
         raise BadUsage(*faults)
 
 
-def _measure(report_path: Path, model: Path, data: Path, files: dict[str, Path], *, with_flips: bool) -> list[dict[str, Any]]:
+def _measure(report_path: Path, subject: dict[str, Path], files: dict[str, Path], *, with_flips: bool) -> list[dict[str, Any]]:
     """Run the worker's replay in a process of its own; models are opened nowhere else."""
     named = [part for finding, path in files.items() for part in ("--counterexample", f"{finding}={path}")]
     named += ["--flips"] if with_flips else []
-    command = build_command("worker.replay", "--report", str(report_path), "--model", str(model), "--data", str(data), *named)
+    about = [part for name, path in subject.items() for part in (f"--{name}", str(path))]
+    command = build_command("worker.replay", "--report", str(report_path), *about, *named)
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=build_environment(), check=False)
     try:
         lines = [json.loads(line) for line in done.stdout.splitlines()]

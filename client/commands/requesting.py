@@ -43,6 +43,7 @@ OPTIONS = (
     click.option(
         "--loss", metavar="NAME", help="cross_entropy, nll, mse, bce_with_logits, label_free, kl_to_clean or model_output."
     ),
+    click.option("--objective", metavar="FILE", help="A model that computes the loss of the output and the labels."),
     click.option("--output-kind", metavar="NAME", help="logits, probabilities or log_probabilities."),
     click.option(
         "--metric",

@@ -159,6 +159,7 @@ REPORT: Document = {
         },
         "data": {"sha256": DATA_SHA256, "examples": 500, "labels_counted": 500, "sampled": False, "search_examples": None},
         "evaluate_on": None,
+        "objective": None,
         "request_digest": REQUEST_DIGEST,
         "engine": {"version": "0.1.0"},
     },

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
+import pytest
 import torch
 
+from schemas.base import compute_sha256
 from tests.client.conftest import Faultline
 from tests.project.tree import BIN
 
@@ -78,6 +81,60 @@ def test_an_audit_starts_its_own_service_and_up_finds_its_jobs_again(faultline: 
         assert {row["what"] for row in rows} == {"loss", "accuracy"}
         assert all(row["agrees"] for row in rows)
     assert not is_held(folder / ".faultline")
+
+
+class CrossEntropy(torch.nn.Module):
+    """The loss that is built in, as a file."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the loss of every example."""
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def write_in_several_files(folder: Path) -> None:
+    """Write the classifier of `write_files` as ONNX with each weight in a file of its own."""
+    layer = torch.jit.load(str(folder / "model.pt"))
+    weights = {name: value.detach().numpy() for name, value in layer.named_parameters()}
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gemm", ["x", "weight", "bias"], ["logits"], transB=1)],
+        "classifier",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", 3])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    (folder / "model_folder").mkdir()
+    path = str(folder / "model_folder" / "model.onnx")
+    onnx.save_model(model, path, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0)
+    assert sorted(file.name for file in (folder / "model_folder").iterdir()) == ["bias", "model.onnx", "weight"]
+
+
+def test_a_loss_from_a_file_and_a_model_in_several_give_the_figures_of_one_file(faultline: Faultline, folder: Path) -> None:
+    write_files(folder)
+    write_in_several_files(folder)
+    torch.jit.script(CrossEntropy().eval()).save(str(folder / "loss.pt"))
+    sets = (*SETS, "--metric", "accuracy", "--data", "data.npz", "--json")
+    calls = {
+        "plain": ("model.pt",),
+        "loss": ("model.pt", "--objective", "loss.pt"),
+        "several": ("model_folder",),
+    }
+    figures = {}
+    with running_up(folder, ".faultline") as address:
+        for name, call in calls.items():
+            done = faultline("audit", *call, *sets, "--server", address, "--report-out", f"{name}.json")
+            assert done.returncode == 0, done.stderr
+            report = json.loads((folder / f"{name}.json").read_bytes())
+            figures[name] = [finding["measured"]["loss_change"] for finding in report["findings"][:1]]
+            assert report["coverage"]["weights_audited"] == 12
+        replay = ("replay", "loss.json", "--model", "model.pt", "--data", "data.npz", "--server", address, "--json")
+        assert faultline(*replay).returncode == 3
+        replayed = faultline(*replay, "--objective", "loss.pt")
+        assert replayed.returncode == 0, replayed.stderr
+    assert figures["loss"] == pytest.approx(figures["plain"], rel=1e-5)
+    assert figures["several"] == pytest.approx(figures["plain"], rel=1e-5)
+    subject = json.loads((folder / "loss.json").read_bytes())["subject"]
+    assert subject["objective"] == {"sha256": compute_sha256((folder / "loss.pt").read_bytes())}
 
 
 def check_looks(faultline: Faultline, address: str) -> None:

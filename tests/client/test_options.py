@@ -48,6 +48,23 @@ def test_held_out_data_is_uploaded_and_its_arrays_are_named_as_in_the_data() -> 
     assert prepare().evaluate_on is None
 
 
+def test_a_file_that_computes_the_loss_is_uploaded_by_option_or_beside_the_request(tmp_path: Path) -> None:
+    Path("loss.pt").write_bytes(b"loss")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "loss.pt").write_bytes(b"another")
+    uri = f"artifact:sha256:{compute_sha256(b'loss')}"
+    prepared = prepare_audit(BASE._replace(objective="loss.pt", metrics=("accuracy",)))
+    assert prepared.request.objective.model_dump(include={"loss", "metrics"}) == {"loss": "program", "metrics": ("accuracy",)}
+    assert prepared.request.objective.program is not None
+    assert prepared.request.objective.program.uri == uri
+    assert prepared.uploads[compute_sha256(b"loss")] == Path("loss.pt")
+    asked = BASE._replace(request=write(tmp_path / "elsewhere", objective={"program": "loss.pt"}))
+    assert prepare_audit(asked).uploads[compute_sha256(b"another")] == tmp_path / "elsewhere" / "loss.pt"
+    assert compute_sha256(b"loss") in prepare_audit(asked._replace(objective="loss.pt")).uploads
+    faults = refuse(BASE._replace(objective="nothing.pt", loss="mse"))
+    assert set(faults) == {"nothing.pt", "the request, /objective"}
+
+
 def test_roundings_and_scales_are_sets() -> None:
     sets = prepare(sets=("rounding=int8,granularity=per_channel", "norm=2,epsilon=0.1,scale=tensor")).sets
     assert sets is not None

@@ -115,6 +115,12 @@ def test_what_cannot_be_compared_is_inconclusive(baseline: Report) -> None:
     assert judge(RATIO, build_report(), baseline).outcome == "inconclusive"
 
 
+def test_a_baseline_from_before_a_field_of_the_objective_is_compared() -> None:
+    now = _baseline_with("objective", program=None)
+    assert judge(RATIO, now, build_report()).outcome == "pass"
+    assert judge(RATIO, _baseline_with("objective", program={"uri": "x"}), build_report()).outcome == "inconclusive"
+
+
 def test_a_weaker_search_than_the_baseline_s_hides_damage_and_is_inconclusive() -> None:
     weak = _baseline_with("search", method="first_order")
     assert judge(RATIO, weak, build_report()).outcome == "inconclusive"

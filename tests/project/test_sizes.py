@@ -13,8 +13,9 @@ from tests.project.tree import ROOT, YARDSTICK, list_files, list_package_files, 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 ENGINE_BUDGETS = {
-    "worker/engine": 3560,
+    "worker/engine": 3640,
     "worker/engine/data": 1700,
+    "worker/engine/losses": 180,
     "worker/engine/models": 950,
     "worker/engine/models/aten": 1200,
     "worker/engine/models/fusion": 300,

@@ -56,13 +56,15 @@ def test_a_key_with_another_request_is_refused(http: httpx2.Client, submit: Subm
 
 
 def test_every_artifact_that_is_missing_is_named(http: httpx2.Client) -> None:
-    model, data, held_out = ({"uri": f"artifact:sha256:{letter * 64}"} for letter in "abc")
-    request = documents.build_request(model=model, data=data, evaluate_on=held_out)
+    model, data, held_out, loss = ({"uri": f"artifact:sha256:{letter * 64}"} for letter in "abcd")
+    objective = {"loss": "program", "program": loss}
+    request = documents.build_request(model=model, data=data, evaluate_on=held_out, objective=objective)
     problem = read_problem(http.post("/v1/audits", json=request), 422)
     assert [(item.where, item.got) for item in problem.errors] == [
         ("/model/uri", f"artifact:sha256:{'a' * 64}"),
         ("/data/uri", f"artifact:sha256:{'b' * 64}"),
         ("/evaluate_on/uri", f"artifact:sha256:{'c' * 64}"),
+        ("/objective/program/uri", f"artifact:sha256:{'d' * 64}"),
     ]
 
 

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from schemas.bounds import Interval
 from schemas.errors import DataMismatch
-from schemas.report import Measurement
-from tests.worker.audits import build_request, write_job
+from schemas.report import Finding, Measurement
+from tests.worker.audits import DIGEST, build_request, write_job
 from worker.audit import AuditInput, measure_audit
 
 SETS = [{"norm": 2, "epsilon": [0.3]}]
@@ -79,6 +80,65 @@ def test_a_model_that_returns_its_loss_gives_the_figures_of_that_loss(reduction:
     assert ours.first_order.loss_change == pytest.approx(theirs.first_order.loss_change, rel=1e-4)
 
 
+LIMITS = [
+    {"data": {"uri": f"artifact:sha256:{DIGEST}", "max_examples": 90}},
+    {"precision": {"thresholds": [{"loss_change_at_most": 0.5}]}},
+    {"evaluate_on": {"uri": f"artifact:sha256:{DIGEST}"}},
+]
+
+
+def write_own_loss(folder: Path, reduction: str, **fields: Any) -> tuple[AuditInput, AuditInput]:
+    """Return an audit of a model that gives its own loss, and one of the same network with the built-in loss."""
+    torch.manual_seed(0)
+    network = WithLoss(reduction).eval()
+    x, y = torch.randn(300, 4), torch.arange(300) % 3
+    torch.jit.trace(network, (x[:3], y[:3])).save(str(folder / "own.pt"))
+    torch.jit.trace(network.layer, x[:3]).save(str(folder / "plain.pt"))
+    np.savez(folder / "data.npz", x=x.numpy(), y=y.numpy(), inputs=x.numpy(), labels=y.numpy())
+    jobs = []
+    for name, objective in (("own", {"loss": "model_output", "output": 1}), ("plain", {})):
+        (folder / name).mkdir()
+        request = build_request(sets=SETS, scopes=["model"], objective=objective, **fields)
+        jobs.append(AuditInput(request, folder / f"{name}.pt", folder / "data.npz", folder / name))
+    return jobs[0], jobs[1]
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_losses_of_every_example_give_the_limits_of_the_built_in_loss(limits: dict[str, Any], tmp_path: Path) -> None:
+    own, plain = (
+        measure_audit(replace(job, held_out_path=job.data_path), lambda *_: None)
+        for job in write_own_loss(tmp_path, "none", **limits)
+    )
+    assert own.clean.loss == pytest.approx(plain.clean.loss, rel=1e-5)
+    ours, theirs = own.findings[0], plain.findings[0]
+    assert ours.measured.loss_change == pytest.approx(theirs.measured.loss_change, rel=1e-4)
+    for mine, other in ((ours.measured.interval, theirs.measured.interval), (_find_limits(ours), _find_limits(theirs))):
+        assert (mine is None) == (other is None)
+        for name in ("lower", "upper"):
+            wanted = getattr(other, name, None)
+            assert getattr(mine, name, None) == (None if wanted is None else pytest.approx(wanted, rel=1e-4))
+
+
+def _find_limits(finding: Finding) -> Interval | None:
+    return None if finding.held_out is None else finding.held_out.interval
+
+
+@pytest.mark.parametrize(
+    ("limits", "where"), [(LIMITS[0], "/data/max_examples"), (LIMITS[1], "/precision"), (LIMITS[2], "/evaluate_on")]
+)
+def test_one_number_for_all_examples_gives_no_limits(limits: dict[str, Any], where: str, tmp_path: Path) -> None:
+    own, _ = write_own_loss(tmp_path, "mean", **limits)
+    with pytest.raises(DataMismatch) as caught:
+        measure_audit(replace(own, held_out_path=own.data_path), lambda *_: None)
+    assert [fault.where for fault in caught.value.faults] == [where]
+
+
+def test_a_sum_over_the_batch_is_no_loss(tmp_path: Path) -> None:
+    own, _ = write_own_loss(tmp_path, "sum")
+    with pytest.raises(DataMismatch, match="not the mean over its examples"):
+        measure_audit(own, lambda *_: None)
+
+
 def test_an_output_that_is_no_loss_is_refused(tmp_path: Path) -> None:
     job = write_job(tmp_path)
     with pytest.raises(DataMismatch, match="no loss"):
@@ -91,8 +151,9 @@ def test_an_output_that_is_no_loss_is_refused(tmp_path: Path) -> None:
         {"objective": {"loss": "nll"}},
         {"objective": {"loss": "mse", "class_axis": 1}},
         {"objective": {"loss": "model_output", "metrics": ["accuracy"]}},
-        {"objective": {"loss": "model_output"}, "precision": {"relative_error": 0.1}},
-        {"objective": {"loss": "model_output"}, "evaluate_on": {"uri": "artifact:sha256:" + "0" * 64}},
+        {"objective": {"loss": "program"}},
+        {"objective": {"loss": "mse", "program": {"uri": f"artifact:sha256:{DIGEST}"}}},
+        {"objective": {"loss": "program", "program": {"uri": f"artifact:sha256:{DIGEST}"}, "metrics": ["perplexity"]}},
         {"objective": {"metrics": ["f1"]}, "precision": {"relative_error": 0.1}},
     ],
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from schemas.errors import AuditError, DataMismatch, Fault, ModelRefused, NoParameters
 from worker.engine.data.dataset import Dataset, walk
+from worker.engine.losses.checks import find_own_loss_faults
 from worker.engine.models.half import HALVES
 from worker.engine.models.program import InputSpec, Program
 from worker.engine.objective import Objective
@@ -43,13 +44,13 @@ def check_model(program: Program) -> None:
 def check_data(program: Program, dataset: Dataset, objective: Objective) -> None:
     """Raise DataMismatch with every input or label that does not fit the model and the objective."""
     faults = [fault for spec in program.inputs for fault in _find_input_faults(spec, dataset)]
-    if isinstance(objective.output, str) and objective.output not in program.outputs:
+    if isinstance(objective.output, str) and not objective.has_output(program.outputs):
         advice = "leave objective.output out for the first output, or name one of the model's"
         expected = f"one of {list(program.outputs)}"
         faults.append(
             Fault("objective.output names no output of the model", "/objective/output", expected, objective.output, advice)
         )
-    elif isinstance(objective.output, int) and objective.output >= len(program.outputs):
+    elif not objective.has_output(program.outputs):
         advice = f"number outputs from 0; the model has {list(program.outputs)}"
         expected = f"below {len(program.outputs)}"
         faults.append(
@@ -84,11 +85,9 @@ def check_first_batch(program: Program, dataset: Dataset, objective: Objective, 
         raise DataMismatch(
             Fault(what, "/data", "inputs that the model takes", f"{shapes}; {_first_line(error)}", advice)
         ) from error
-    faults = list(_find_label_faults(output, target, dataset, objective))
-    if objective.loss == "model_output" and output.ndim == 0 and program.batch is not None:
-        advice = "export the model with a symbolic batch axis, or with one loss per example"
-        what = "the model runs on one number of examples, and its one loss would count those that fill up the last batch"
-        faults.append(Fault(what, "/objective/loss", "one loss per example", "one number", advice))
+    faults = list(_find_label_faults(output, target, dataset, objective)) if objective.is_known else []
+    if objective.own_loss and objective.is_known and not faults:
+        faults = list(find_own_loss_faults(program, (inputs, output, target), objective))
     if faults:
         raise DataMismatch(*faults)
 
@@ -149,10 +148,14 @@ def _find_target_faults(dataset: Dataset, objective: Objective) -> Iterator[Faul
     where, advice = "/data/labels", "check that data.target and objective.loss fit the model"
     dtype = dataset.labels.dtype
     shown = str(dtype).removeprefix("torch.")
-    if objective.has_classes and (dtype.is_floating_point or dtype == torch.bool):
+    spec = None if objective.program is None else objective.program.label_spec
+    if spec is not None and spec.dtype not in {None, dtype}:
+        wanted = str(spec.dtype).removeprefix("torch.")
+        yield Fault("the loss takes labels of another dtype", where, wanted, shown, f"save the labels as {wanted}")
+    elif objective.has_classes and (dtype.is_floating_point or dtype == torch.bool):
         advice = "save class numbers as int64; one-hot labels need .argmax(-1)"
         yield Fault("labels must be class numbers", where, "int64", shown, advice)
-    elif not objective.has_classes and not dtype.is_floating_point:
+    elif not objective.has_classes and not objective.own_loss and not dtype.is_floating_point:
         yield Fault(f"labels of {objective.loss} must be floating point", where, "float32", shown, advice)
     else:
         found = _summarise_labels(dataset, objective)
@@ -198,9 +201,21 @@ def _find_label_faults(output: Tensor, first: Tensor, dataset: Dataset, objectiv
             "the output that the loss reads is not floating point", "/objective/output", "float", str(output.dtype), advice
         )
     elif objective.loss == "model_output":
-        if output.shape not in {(), (len(first),)}:
-            expected, got = "one loss per example, or one number for all", str(list(output.shape))
-            yield Fault("the output is no loss", "/objective/output", expected, got, "name the output that is the loss")
+        pass  # what it gives is checked by itself
+    elif objective.loss == "program" and output.shape[:1] != (len(first),):
+        expected = "one row per example"
+        yield Fault(
+            "the output that the loss reads has no examples", "/objective/output", expected, str(list(output.shape)), advice
+        )
+    elif objective.program is not None and not objective.metrics:
+        pass
+    elif objective.program is not None and (first.ndim != 1 or len(objective.program.outputs) != 1):
+        got = f"labels {list(first.shape)}, outputs {list(objective.program.outputs)}"
+        what, without = (
+            "metrics beside a loss from a file need one output and one label per example",
+            "leave objective.metrics out",
+        )
+        yield Fault(what, "/objective/metrics", "[examples, classes] and [examples]", got, without)
     elif objective.labels_by_model:
         if output.ndim < 2 or output.shape[0] != len(first):
             expected, got = "[examples, ..., classes]", str(list(output.shape))

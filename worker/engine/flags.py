@@ -163,7 +163,7 @@ def _find_commonest_share(session: Session) -> float:
 
 def find_loss_flags(session: Session, clean: Clean) -> list[RaisedFlag]:
     """Return the doubts about cross-entropy itself: a loss near zero, logits of a large scale."""
-    if not session.objective.has_classes:
+    if not session.objective.reads_classes:
         return []
     flags = []
     if session.objective.labels_by_model:
@@ -252,7 +252,7 @@ def find_curve_flags(scope: str, first_steps: Sequence[tuple[CorruptionSet, Outc
 
 
 def _looks_like_probabilities(objective: Objective, output: Tensor) -> bool:
-    if not objective.has_classes or objective.output_kind != "logits" or output.shape[-1] < 2:
+    if not objective.reads_classes or objective.output_kind != "logits" or output.shape[-1] < 2:
         return False
     sums = output.double().sum(-1)
     return bool((output >= 0).all()) and bool(((sums - 1).abs() <= PROBABILITY_TOLERANCE).all())

@@ -14,6 +14,8 @@ from worker.engine.admit import check_data, check_first_batch, check_labels, che
 from worker.engine.data.dataset import Dataset
 from worker.engine.data.files import DataFile, Wanted
 from worker.engine.data.reading import load_data
+from worker.engine.losses.binding import bind_loss, load_loss, tell_objective
+from worker.engine.losses.program import LossFile
 from worker.engine.memory import Shrinking, check_file_fits, choose_micro_batch, measure_example, plan_halvings, run_one_example
 from worker.engine.models.batch import probe_batch
 from worker.engine.models.load import load_program, measure_parity
@@ -54,6 +56,7 @@ class Source:
     held_out: DataFile | None = None
     running_statistics: bool = False
     sample: Sample | None = None
+    loss: LossFile | None = None
 
 
 def fix_numerics(threads: int) -> None:
@@ -87,18 +90,20 @@ def open_session(source: Source, check_request: Callable[[Program], None] | None
         refusals.attempt(check_model, program)
     if program is not None and check_request is not None:
         refusals.attempt(check_request, program)
-    admit = partial(_admit_data, objective=source.objective, program=program, runs=runs)
+    objective = _load_objective(source, program, refusals)
+    admit = partial(_admit_data, objective=objective, program=program, runs=runs)
     dataset = admit(source.data, refusals=refusals)
-    held_out = None if source.held_out is None else _admit_held_out(source.held_out, admit, refusals)
+    told_once = partial(admit, objective=replace(objective, per_example=()))
+    held_out = None if source.held_out is None else _admit_held_out(source.held_out, told_once, refusals)
     refusals.raise_any()
     if program is None or dataset is None:
         message = "what is missing was not refused"
         raise RuntimeError(message)
-    program = probe_program(program, dataset, source.objective)
+    program = probe_program(program, dataset, objective)
     example_bytes = measure_example(program, dataset)
     micro_batch = program.batch or source.micro_batch or choose_micro_batch(example_bytes, source.device)
     halvings = plan_halvings(program, example_bytes, micro_batch, source.device)
-    session = _check_session(Session(program, dataset, source.objective, micro_batch, Shrinking(halvings)))
+    session = _check_session(Session(program, dataset, objective, micro_batch, Shrinking(halvings)))
     parity = session.run(lambda: _measure_parity(session, source))
     judged = None if held_out is None else _check_session(replace(session, dataset=held_out)).to(source.device)
     if source.sample is None or source.sample.examples >= len(dataset):
@@ -119,6 +124,16 @@ def _load_program(source: Source, refusals: Refusals) -> tuple[Program | None, b
         return (rest if isinstance(rest, Program) else None), False
 
 
+def _load_objective(source: Source, program: Program | None, refusals: Refusals) -> Objective:
+    """Return the objective with the loss that a file computes, if one does, as far as it could be read."""
+    objective, file = source.objective, source.loss
+    loss = None if file is None else refusals.attempt(load_loss, file)
+    if loss is None or program is None or not objective.has_output(program.outputs):
+        return replace(objective, program=loss)
+    [chosen] = objective.name_outputs(program.outputs)
+    return replace(objective, program=refusals.attempt(bind_loss, loss, program.outputs, chosen, source.data.target))
+
+
 def _admit_data(
     file: DataFile, *, objective: Objective, program: Program | None, runs: bool, refusals: Refusals
 ) -> Dataset | None:
@@ -127,8 +142,8 @@ def _admit_data(
     dataset = refusals.attempt(load_data, file, wanted) if wanted.inputs or wanted.labels else None
     if dataset is None:
         return None
-    refusals.attempt(check_labels, dataset, objective)
-    if program is not None and refusals.passes(check_data, program, dataset, objective) and runs:
+    fits = refusals.passes(check_labels, dataset, objective) or not objective.own_loss
+    if program is not None and refusals.passes(check_data, program, dataset, objective) and runs and fits:
         refusals.attempt(run_one_example, partial(_check_one_example, program, dataset, objective), program, dataset)
     return dataset
 
@@ -193,5 +208,11 @@ def label_by_model(session: Session) -> Session:
 
 
 def _measure_parity(session: Session, source: Source) -> float:
-    few, _ = next(session.dataset.batches(min(session.batch_size, PARITY_EXAMPLES)))
-    return measure_parity(source.model_path, session.program, few, source.threads)
+    few, target = next(session.dataset.batches(min(session.batch_size, PARITY_EXAMPLES)))
+    parity = measure_parity(source.model_path, session.program, few, source.threads)
+    loss = session.objective.program
+    if loss is None:
+        return parity
+    with torch.no_grad():
+        output = session.objective.select_output(session.program.forward({}, few))
+    return max(parity, tell_objective(loss.measure_parity, output, target, source.threads))

@@ -71,7 +71,7 @@ class Population:
     """
 
     def __init__(self, session: Session, sample: Sample, device: str) -> None:
-        self._session = replace(session, program=session.program.to(device))
+        self._session = replace(session, program=session.program.to(device), objective=session.objective.to(device))
         self._sample, self._device = sample, device
         self._order = self._permute("measured sample")
         self._clean: ExampleSums | None = None

@@ -70,11 +70,15 @@ class Session:
 
     def to(self, device: str) -> "Session":
         """Return the session with program and data on `device`."""
-        return replace(self, program=self.program.to(device), dataset=self.dataset.to(device))
+        return replace(
+            self, program=self.program.to(device), dataset=self.dataset.to(device), objective=self.objective.to(device)
+        )
 
     def cast(self, dtype: torch.dtype) -> "Session":
         """Return the session in another floating dtype, for checks in float64."""
-        return replace(self, program=self.program.cast(dtype), dataset=self.dataset.cast(dtype))
+        return replace(
+            self, program=self.program.cast(dtype), dataset=self.dataset.cast(dtype), objective=self.objective.cast(dtype)
+        )
 
     def batches(self) -> Iterator[Batch]:
         """Yield the micro-batches in file order."""
@@ -165,8 +169,9 @@ class Evaluator:
                 for leaves, tally in zip(parameters, tallies, strict=True):
                     output = objective.select_output(self._split.run_corrupted(boundary, leaves))
                     tally.add(output, batch[1])
-                    if output.requires_grad:
-                        (compute(output, batch[1]).sum() / self._labels).backward()
+                    loss = compute(output, batch[1]).sum() / self._labels if output.requires_grad else output
+                    if loss.requires_grad:  # a loss from a file may have no path to the output
+                        loss.backward()
             return find_outcomes(tallies)
 
         return self.session.run(differentiate)

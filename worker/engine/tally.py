@@ -97,7 +97,7 @@ class Tally:
         """Return, for each of several outputs [V, N, ...] of the same examples, the sums that an outcome is made of [V, ...]."""
         variants = len(outputs)
         output, target = outputs.flatten(0, 1), target.repeat(variants, *[1] * (target.ndim - 1))
-        losses = self._objective.compute_losses(output, target)
+        losses = self._compute_losses(outputs, target)
         counted = self._objective.find_counted(target)
         finite = _find_finite(output) & torch.isfinite(losses.view(len(losses), -1)).all(1)
         judged = counted & finite.view(-1, *[1] * (losses.ndim - 1))
@@ -106,6 +106,13 @@ class Tally:
         if F1 not in self._objective.metrics:
             return found
         return torch.cat([found, self._count_classes(output, target, judged, counted, variants)], 1)
+
+    def _compute_losses(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Return the losses of all variants, one after another; a loss that is one number for all must not mix them."""
+        if self._objective.program is None:
+            return self._objective.compute_losses(outputs.flatten(0, 1), target)
+        examples = len(target) // len(outputs)
+        return torch.cat([self._objective.compute_losses(output, target[:examples]) for output in outputs])
 
     def _count_classes(self, output: Tensor, target: Tensor, judged: Tensor, counted: Tensor, variants: int) -> Tensor:
         """Return, per variant, how often each class was answered rightly, answered, and the label [V, 3 C]."""

@@ -140,12 +140,12 @@ def find_needed_steps(program: Program, static: frozenset[str]) -> tuple[Step, .
     return tuple(reversed(found))
 
 
-def find_read_weights(program: Program, output: str) -> tuple[str, ...]:
-    """Return the weights that an output depends on in any way, also where no gradient passes."""
-    alone = replace(program, outputs=(output,))
+def find_read_weights(program: Program, outputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the weights that some outputs depend on in any way, also where no gradient passes."""
+    alone = replace(program, outputs=outputs)
     steps = find_needed_steps(alone, find_determined_names(program, ()))
     read = {name for step in steps for name in step.uses}
-    return tuple(name for name in program.weights if name in read or name == output)
+    return tuple(name for name in program.weights if name in read or name in outputs)
 
 
 def find_kept_names(program: Program, steps: Sequence[Step], static: frozenset[str], fixed: frozenset[str]) -> tuple[str, ...]:

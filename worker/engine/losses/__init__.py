@@ -1,0 +1,1 @@
+"""Losses that a model computes: the audited one itself, or a second small file."""
