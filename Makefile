@@ -90,7 +90,7 @@ flips: $(VENV)/.installed-dev ## searched bit flips of an int8 network beside ra
 streaming: $(VENV)/.installed-dev ## audit 5 GB of data in a process that is held to 1 GB
 	@$(BIN)/python -m benchmarks.streaming $(ARGS)
 
-chaos: $(VENV)/.installed-dev ## kill workers and the store at random, count the reports
+chaos: $(VENV)/.installed-dev ## mistreat a deployment in every way, count the reports (twenty minutes)
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 up: $(VENV)/.installed ## start the API, a worker and an embedded store (ARGS="--port 8000")
