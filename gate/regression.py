@@ -38,6 +38,8 @@ def judge_regression(limits: Regression, report: Report, baseline: tuple[Report,
     gaps = [message for pair in pairs for message in _find_gaps(limits, pair)]
     if not pairs:
         gaps = ["The reports have no cell in common: no scope of the same name under the same set. Audit both with one request."]
+    elif dropped := _find_dropped(report, before):
+        gaps.append(_say_dropped(dropped))
     outcome: Outcome = "fail" if worse else "inconclusive" if gaps else "pass"
     return _build(outcome, len(pairs), digest, [*worse, *gaps] or [_say_pass(len(pairs), len(before.findings))])
 
@@ -79,11 +81,22 @@ def _read_budget(search: dict[str, Any]) -> int:
 
 
 def _find_pairs(report: Report, before: Report) -> list[Pair]:
-    earlier: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in before.findings:
-        earlier[finding.scope.kind, finding.scope.name].append(finding)
+    earlier = _group_by_scope(before)
     candidates = ((now, earlier[now.scope.kind, now.scope.name]) for now in report.findings)
     return [Pair(now, then) for now, others in candidates if (then := _find_counterpart(now, others)) is not None]
+
+
+def _find_dropped(report: Report, before: Report) -> list[Finding]:
+    """Return the baseline's findings that this report has no word on: damage may have grown there."""
+    now = _group_by_scope(report)
+    return [then for then in before.findings if _find_counterpart(then, now[then.scope.kind, then.scope.name]) is None]
+
+
+def _group_by_scope(report: Report) -> dict[tuple[str, str], list[Finding]]:
+    groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in report.findings:
+        groups[finding.scope.kind, finding.scope.name].append(finding)
+    return groups
 
 
 def _find_counterpart(finding: Finding, others: Sequence[Finding]) -> Finding | None:
@@ -141,6 +154,11 @@ def _list_drops(pair: Pair) -> dict[str, tuple[float | None, float | None]]:
         metric: (now[metric].drop if metric in now else None, then[metric].drop if metric in then else None)
         for metric in sorted(now.keys() | then.keys())
     }
+
+
+def _say_dropped(dropped: Sequence[Finding]) -> str:
+    more = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
+    return f"The baseline has {name_cell(dropped[0])}{more}, which this report has not. Audit both models with the same request."
 
 
 def _say_pass(compared: int, earlier: int) -> str:

@@ -68,6 +68,7 @@ LOSS = {"loss_change_at_most": 0.3}
         (LOSS, {"interval": limits(0.1, 0.25, "asymptotic_t")}, "inconclusive"),
         (LOSS, {"interval": limits(0.31, None, "asymptotic_t")}, "fail"),
         (LOSS, {"interval": None, "loss_change": None}, "fail"),
+        (DROP, accuracy(None, limits(0.08, 0.12)) | {"loss_change": None}, "fail"),
         ({"metric": "error_rate", "drop_at_most": 0.1}, accuracy(None, None), "inconclusive"),
     ],
 )

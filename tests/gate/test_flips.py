@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from gate.evaluate import evaluate
 from schemas.verdict import ConditionVerdict
-from tests.gate.reports import REPORT_SHA256, build_policy, build_report
+from tests.gate.reports import REPORT_SHA256, build_document, build_policy, build_report
 
 DROP = {"metric": "accuracy", "drop_at_most": 0.1}
 CLEAN = 0.975
@@ -102,6 +102,20 @@ def test_damage_that_is_not_finite_exceeds_every_limit() -> None:
 def test_what_was_not_searched_cannot_pass_but_what_was_found_fails(doubt: dict[str, Any]) -> None:
     assert judge([build_flips(**doubt)], DROP, {"bit_flips": 1}).outcome == "inconclusive"
     assert judge([build_flips(**doubt)], DROP, {"bit_flips": 5}).outcome == "fail"
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_of_a_sample_flips_decide_nothing_but_what_is_not_finite(count: int) -> None:
+    subject = build_document()["subject"]
+    sampled = subject | {"data": subject["data"] | {"sampled": True}}
+    policy = build_policy({"where": {"bit_flips": count}, "require": DROP})
+    flips, broken = build_flips(), build_flips()
+    broken["random"]["non_finite_trials"] = 1
+    report = build_report(bit_flips=[flips], subject=sampled)
+    assert evaluate(policy, report, REPORT_SHA256, date(2026, 6, 1)).conditions[0].outcome == "inconclusive"
+    report = build_report(bit_flips=[broken], subject=sampled)
+    wanted = "fail" if count == 5 else "inconclusive"
+    assert evaluate(policy, report, REPORT_SHA256, date(2026, 6, 1)).conditions[0].outcome == wanted
 
 
 def test_findings_are_not_read_by_a_condition_on_flips() -> None:

@@ -133,6 +133,14 @@ def test_metrics_that_only_one_report_has_are_inconclusive() -> None:
     assert judge(INCREASE, bare, bare).outcome == "inconclusive"
 
 
+def test_a_cell_that_is_not_asked_for_any_more_could_hide_damage() -> None:
+    findings = build_document()["findings"]
+    less = judge(RATIO, build_report(findings=findings[1:]), build_report())
+    assert (less.outcome, less.compared) == ("inconclusive", 7)
+    assert "which this report has not" in less.messages[-1]
+    assert judge(RATIO, build_report(), build_report(findings=findings[1:])).outcome == "pass"
+
+
 def test_a_flood_of_regressions_is_bounded() -> None:
     names = [f"layer.{i}" for i in range(40)]
     finding = build_document()["findings"][2]
