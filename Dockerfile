@@ -27,6 +27,7 @@ RUN pip install -c constraints.txt setuptools \
 COPY schemas schemas
 COPY gate gate
 COPY storage storage
+COPY telemetry telemetry
 COPY service service
 RUN pip install --no-build-isolation --no-deps --force-reinstall .
 
@@ -39,6 +40,7 @@ RUN pip install -c constraints.txt setuptools \
 COPY schemas schemas
 COPY gate gate
 COPY storage storage
+COPY telemetry telemetry
 COPY worker worker
 RUN pip install --no-build-isolation --no-deps --force-reinstall .
 

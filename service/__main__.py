@@ -1,7 +1,6 @@
 """`python -m service` runs the API in this process, with the settings of the environment."""
 
 import asyncio
-import logging
 import math
 import socket
 import sys
@@ -11,6 +10,7 @@ import uvicorn
 from service.app import create_app
 from service.bootstrap import check_keys
 from service.settings import BadSettings, Settings, load_settings
+from telemetry.logs import set_up_logs
 
 USAGE = 3
 
@@ -35,7 +35,7 @@ def main() -> int:
     except BadSettings as error:
         sys.stderr.write(f"The API cannot start with this environment:\n{error}\n")
         return USAGE
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    set_up_logs(settings.log_level, settings.log_format)
     serve(settings)
     return 0
 

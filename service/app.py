@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from schemas.version import VERSION
 from service.edge import Edge, MethodTable
 from service.identity import authorise
+from service.observe import Observer
 from service.openapi.document import build_document
 from service.problems import add_problem_handlers
 from service.resources import hold_resources
@@ -36,6 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.openapi = json.dumps(build_document(find_routes())).encode()
     app.add_middleware(Recorder)
     app.add_middleware(Edge, methods=app.state.methods)
+    app.add_middleware(Observer)
     add_problem_handlers(app)
     return app
 

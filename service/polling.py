@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from schemas.errors import Conflict, Fault, NotFound
 from schemas.job import TERMINAL_STATES, JobKind
 from service.conditional import format_etag, matches_etag
+from service.observe import note_wait
 from storage.queue import JobQueue
 from storage.records import JobRecord
 
@@ -61,6 +62,7 @@ def is_awaited(record: JobRecord, if_none_match: str | None) -> bool:
 
 async def wait_for_job(queue: JobQueue, record: JobRecord, if_none_match: str | None, wait_s: float, stop: Stop) -> JobRecord:
     """Return the job once it is no longer awaited, when time is up, or when `stop` says that nobody waits any more."""
+    note_wait()
     deadline = asyncio.get_running_loop().time() + wait_s
     async with stop as stopped:
         while is_awaited(record, if_none_match) and not stopped.done():

@@ -25,6 +25,7 @@ from schemas.errors import (
 )
 from schemas.problem import MEDIA_TYPE, Problem, build_problem
 from schemas.validation import describe_expected
+from service.metrics import note_refusal
 from service.reports import NoReport
 from storage.resumable import OffsetConflict
 
@@ -36,6 +37,7 @@ CHALLENGE = 'Bearer realm="faultline"'
 
 def answer_problem(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """Return `problem` as a response; no cache keeps it."""
+    note_refusal(problem.code)
     content = canonical_bytes(problem)
     return Response(content, problem.status, {"cache-control": "no-store", **(headers or {})}, MEDIA_TYPE)
 

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from schemas.errors import InvalidRequest
 from service.browsers import is_loopback
 from storage.urls import check_redis_url
+from telemetry.settings import TelemetrySettings
 
 MIB = 1024 * 1024
 
@@ -24,7 +25,7 @@ def _check_address(value: str) -> str:
         raise ValueError(str(error)) from None
 
 
-class Settings(BaseSettings):
+class Settings(TelemetrySettings):
     """Environment of the API process; docs/http.md lists every variable."""
 
     model_config = SettingsConfigDict(

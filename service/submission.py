@@ -11,6 +11,7 @@ from schemas.job import JobKind
 from schemas.kinds import REQUESTS, JobRequest, compute_request_digest
 from schemas.version import ENGINE_VERSION
 from service.bodies import read_document
+from service.metrics import ACCEPTED
 from service.strict_json import check_json
 from storage.artifacts import ArtifactStore
 from storage.doorbell import Doorbell
@@ -46,7 +47,10 @@ async def submit(
     await check_artifacts(store, owner, request)
     digest = compute_request_digest(request, ENGINE_VERSION, kind)
     body = canonical_bytes(request) + (b"" if kind == "audit" else kind.encode())
-    return await queue.accept(request, owner, digest, key, compute_sha256(body), kind)
+    accepted = await queue.accept(request, owner, digest, key, compute_sha256(body), kind)
+    if accepted.created:
+        ACCEPTED.labels(kind, "yes" if accepted.reused else "no").inc()
+    return accepted
 
 
 async def check_artifacts(store: ArtifactStore, owner: str, request: JobRequest) -> None:

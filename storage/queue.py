@@ -15,6 +15,7 @@ from schemas.verdict import Outcome
 from storage.changes import ChangeFeed
 from storage.connection import reaching_store
 from storage.endings import describe_cancelled
+from storage.gauges import StoreGauges, read_gauges
 from storage.records import JOB_ID, JobRecord, pair_fields, read_record
 from storage.scripts import KEY_PREFIX, ScriptName, load_script
 
@@ -136,6 +137,10 @@ class JobQueue:
         with reaching_store():
             fields = await self._client.hgetall(f"{KEY_PREFIX}counts")
         return {state: int(fields.get(state.encode(), 0)) for state in STATES}
+
+    async def read_gauges(self, doorbell_queue: str) -> StoreGauges:
+        """Return how full the store is, over all owners, and how many doorbells wait in a queue."""
+        return await read_gauges(self._client, STATES, doorbell_queue)
 
     async def workers(self) -> list[dict[str, bool]]:
         """Return, for each worker that has said lately that it takes jobs, which layers confine its audits."""

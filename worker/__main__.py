@@ -14,11 +14,13 @@ from storage.connection import connect
 from storage.doorbell import Doorbell
 from storage.leases import Leases
 from storage.urls import make_broker_url
+from telemetry.logs import set_up_logs
 from worker.celery_app import Consumption, create_app, run_worker
 from worker.check import check_sandbox, find_layers
 from worker.confine import check_layers
 from worker.drain import Drain
 from worker.lease_sweeper import LeaseSweeper
+from worker.metrics import serve_metrics, watch_worker
 from worker.process import ChildSpec
 from worker.scratch import Scratch
 from worker.settings import WorkerSettings, load_settings, make_worker_name
@@ -43,10 +45,10 @@ def main() -> int:
         return _complain(error, BAD_CONFIGURATION)
     if check:
         return check_sandbox(settings)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    set_up_logs(settings.log_level, settings.log_format)
     try:
         serve(settings, build_child_spec(settings, os.environ))
-    except SandboxTooWeak as error:
+    except (InvalidRequest, SandboxTooWeak) as error:
         return _complain(error, BAD_CONFIGURATION)
     except FaultlineError as error:
         return _complain(error, FAILED)
@@ -65,6 +67,9 @@ def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
     layers = find_layers(settings)
     log.info("audits are confined by: %s", ", ".join(layer for layer, holds in layers.items() if holds) or "nothing")
     check_layers(layers, settings.sandbox)
+    port = serve_metrics(settings)
+    if port is not None:
+        log.info("metrics are at http://%s:%d/metrics", settings.metrics_host, port)
     broker_url = make_broker_url(settings.redis_url)
     artifacts = FileArtifactStore(settings.data_dir / "artifacts")
     leases = Leases(connect(settings.redis_url), settings.lease_s)
@@ -79,6 +84,7 @@ def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
     def is_serving() -> bool:
         return warm.has_been_ready and consumption.is_live and not drain.begun
 
+    watch_worker(lambda: warm.wait(0), is_serving, layers)
     sweeper = LeaseSweeper(leases, doorbell, name, settings.lease_s, is_serving, layers)
     warm.start()
     sweeper.start()

@@ -2,11 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from schemas.report import Measurement
 from storage.leases import Claim
 from worker.messages import TimingMessage
 from worker.phases import ENGINE, Phase, find_seconds
@@ -16,13 +17,19 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Account:
-    """One attempt: when it began, what became of it, and which phases its audit process had, in that process's words."""
+    """One attempt: when it began, what became of it, and which phases its audit process had, in that process's words.
+
+    code: of the problem that the job ended in. seconds: from claim to end, once that is there.
+    """
 
     claim: Claim
     outcome: str = "raised"
+    code: str | None = None
     phases: tuple[Phase, ...] = ()
+    measurement: Measurement | None = None
     began: float = field(default_factory=time.monotonic)
     given: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
 
     @property
     def engine_s(self) -> float:
@@ -43,17 +50,18 @@ _CURRENT: ContextVar[Account] = ContextVar("account")
 
 
 @contextmanager
-def keep_account(claim: Claim) -> Iterator[Account]:
-    """Give the account of an attempt, which `find_account` finds meanwhile; its end is logged, however it came."""
+def keep_account(claim: Claim, settle: Callable[[Account], None]) -> Iterator[Account]:
+    """Give the account of an attempt, which `find_account` finds meanwhile; its end, however it came, is logged and settled."""
     account = Account(claim)
     token = _CURRENT.set(account)
     try:
         yield account
     finally:
         _CURRENT.reset(token)
-        seconds = time.monotonic() - account.began
+        account.seconds = time.monotonic() - account.began
         line = "job %s attempt %d %s after %.3f s, of which the engine took %.3f s"
-        log.info(line, claim.id, claim.attempt, account.outcome, seconds, account.engine_s)
+        log.info(line, claim.id, claim.attempt, account.outcome, account.seconds, account.engine_s)
+        settle(account)
 
 
 def find_account() -> Account:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from schemas.errors import Fault, InvalidRequest
 from storage.doorbell import name_queue
 from storage.urls import check_redis_url
+from telemetry.settings import TelemetrySettings
 from worker.confine import SandboxMode
 
 MIB = 2**20
@@ -26,7 +27,7 @@ def _check_url(value: str) -> str:
         raise ValueError(str(error)) from None
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(TelemetrySettings):
     """Environment of `python -m worker`: REDIS_URL and FAULTLINE_<NAME IN CAPITALS>. docs/operations.md lists them."""
 
     model_config = SettingsConfigDict(
@@ -50,7 +51,13 @@ class WorkerSettings(BaseSettings):
         default="best", description="required: refuse to work without every layer; best: use those there are; off: for tests"
     )
     drain_s: float = Field(default=10.0, ge=0, le=86400, description="what a running audit gets to end after SIGTERM")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="lines on stderr")
+    log_audit_output: bool = Field(
+        default=False, description="log all that a failed audit process wrote; values of the data may be among it"
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        default=None, description="where Prometheus asks this worker; 0 takes a free one; without it nothing listens"
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="the address of that port")
 
     @property
     def queue(self) -> str:

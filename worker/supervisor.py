@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from schemas.errors import Cancelled, Fault, FaultlineError, NotFound, Unavailable, WorkerFault
 from schemas.kinds import REQUESTS, JobRequest
-from schemas.problem import build_problem, clean_text
+from schemas.problem import build_problem
 from schemas.report import Measurement
 from storage.artifacts import ArtifactStore
 from storage.doorbell import Doorbell
@@ -32,9 +32,11 @@ from worker.messages import (
     refuse_output,
     take_result,
 )
+from worker.metrics import count_attempt
 from worker.process import Child, ChildCrashed
 from worker.publish import Origin, Published, find_published, publish
 from worker.settings import WorkerSettings
+from worker.tracebacks import show_output
 from worker.warm import WarmChild
 from worker.watch import observe_layers
 
@@ -84,7 +86,7 @@ def run_job(job_id: str, resources: Resources) -> Outcome:
         return "not_claimed"
     beat_s = resources.settings.beat_s
     # The beats go on while the end is written, so that a slow disk does not cost the lease.
-    with keep_account(claim) as account, Heartbeat(resources.leases, claim.id, claim.attempt, beat_s) as heartbeat:
+    with keep_account(claim, count_attempt) as account, Heartbeat(resources.leases, claim.id, claim.attempt, beat_s) as heartbeat:
         account.outcome = outcome = _bring_to_an_end(claim, heartbeat, resources)
     return outcome
 
@@ -126,6 +128,7 @@ def _hand_back(claim: Claim, resources: Resources, fault: Fault | None = None) -
 
 
 def _fail(state: Literal["failed", "cancelled"], error: FaultlineError, claim: Claim, resources: Resources) -> Outcome:
+    find_account().code = error.code
     problem = build_problem(error).model_dump(mode="json")
     finish = resources.leases.finish
     return state if _persist(lambda: finish(claim.id, claim.attempt, state, problem=problem), resources.drain) else "lost"
@@ -155,11 +158,12 @@ def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Publishe
         found, layers = _converse(child, job, heartbeat, resources)
         child.kill()
         if isinstance(found, Measurement):
+            find_account().measurement = found
             environment = found.environment.model_copy(update={"sandbox": layers})
             found = found.model_copy(update={"environment": environment})
         return publish(origin, found, child.scratch, resources.artifacts, resources.settings.job_scratch_bytes)
     except (ChildCrashed, WorkerFault) as error:
-        log.warning("job %s: %s; the audit process wrote:\n%s", claim.id, error, clean_text(child.log[-4000:], limit=8000))
+        log.warning("job %s: %s; the audit process wrote:\n%s", claim.id, error, show_output(child.log, resources.settings))
         raise
     finally:
         child.discard()

@@ -5,11 +5,13 @@ from fastapi import Request, Response
 from schemas.about import About, Health, Limits, Readiness
 from schemas.version import VERSION
 from service.answers import answer_model
+from service.metrics import MEDIA_TYPE, write_metrics
 from service.openapi import examples
 from service.openapi.declare import answers, refuses
 from service.readiness import check_readiness
 from service.resources import Held
 from service.routes.router import make_router
+from storage.doorbell import name_queue
 
 router = make_router("service")
 
@@ -25,6 +27,7 @@ LINKS = {
     "openapi": "/openapi.json",
     "health": "/healthz",
     "readiness": "/readyz",
+    "metrics": "/metrics",
 }
 
 
@@ -51,6 +54,12 @@ async def get_health() -> Response:
 async def get_readiness(held: Held) -> Response:
     """Tell whether audits would be taken and worked on: broker, artifact store, and at least one worker."""
     return answer_model(await check_readiness(held.queue, held.artifacts))
+
+
+@router.get("/metrics", include_in_schema=False)
+async def get_metrics(held: Held) -> Response:
+    """Return what is counted, as Prometheus reads it."""
+    return Response(await write_metrics(held.queue, name_queue(held.settings.device)), media_type=MEDIA_TYPE)
 
 
 @router.get("/openapi.json", include_in_schema=False)

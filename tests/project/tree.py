@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PACKAGES = ("schemas", "gate", "storage", "service", "worker", "client", "standalone")
+PACKAGES = ("schemas", "gate", "storage", "telemetry", "service", "worker", "client", "standalone")
 YARDSTICK = ROOT / "benchmarks" / "straightforward.py"
 
 

@@ -19,6 +19,7 @@ METHODS = {
     "/healthz": "GET, HEAD, OPTIONS",
     "/readyz": "GET, HEAD, OPTIONS",
     "/openapi.json": "GET, HEAD, OPTIONS",
+    "/metrics": "GET, HEAD, OPTIONS",
     "/v1/artifacts/" + "0" * 64: "GET, HEAD, OPTIONS, PUT",
     "/v1/uploads": "OPTIONS, POST",
     "/v1/uploads/x": "DELETE, GET, HEAD, OPTIONS, PATCH",

@@ -1,0 +1,58 @@
+"""How full the store is: what metrics and readiness ask, in one round trip, without touching a job."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis.asyncio
+
+from storage.connection import reaching_store
+from storage.records import JOB_ID
+from storage.scripts import KEY_PREFIX
+
+PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+"""Endings of the lists that Celery's messages wait in, one for each of kombu's steps of priority."""
+
+
+@dataclass(frozen=True)
+class StoreGauges:
+    """Counts over all owners. `oldest_pending_s` is the age of the oldest queued job, 0 without one."""
+
+    states: dict[str, int]
+    pending: int
+    leases: int
+    leases_expired: int
+    oldest_pending_s: float
+    doorbells: int
+
+
+async def read_gauges(client: redis.asyncio.Redis, states: tuple[str, ...], queue: str) -> StoreGauges:
+    """Return the counts; `queue` names the one whose doorbells are counted.
+
+    Raises:
+        Unavailable: when the store is out of reach.
+    """
+    now_us = time.time_ns() // 1000
+    with reaching_store():
+        pipeline: Any = client.pipeline(transaction=False)
+        pipeline.hgetall(f"{KEY_PREFIX}counts")
+        pipeline.zcard(f"{KEY_PREFIX}pending")
+        pipeline.zcard(f"{KEY_PREFIX}leases")
+        pipeline.zcount(f"{KEY_PREFIX}leases", "-inf", now_us)
+        pipeline.zrange(f"{KEY_PREFIX}pending", 0, 0)
+        for ending in PRIORITIES:
+            pipeline.llen(f"{queue}{ending}")
+        counts, pending, leases, expired, oldest, *doorbells = await pipeline.execute()
+    return StoreGauges(
+        states={state: int(counts.get(state.encode(), 0)) for state in states},
+        pending=pending,
+        leases=leases,
+        leases_expired=expired,
+        oldest_pending_s=_find_age(oldest[0].decode(), now_us) if oldest else 0.0,
+        doorbells=sum(doorbells),
+    )
+
+
+def _find_age(job_id: str, now_us: int) -> float:
+    """Return the seconds since the job was accepted; its id begins with that moment."""
+    return max(0.0, (now_us - int(job_id[:13], 16)) / 1e6) if JOB_ID.fullmatch(job_id) else 0.0
