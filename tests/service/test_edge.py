@@ -65,7 +65,8 @@ def test_head_is_get_without_the_body(http: httpx2.Client, path: str) -> None:
     told, got = http.head(path), http.get(path)
     assert told.status_code == got.status_code
     assert told.content == b""
-    for name in ("content-type", "content-length", "etag", "cache-control"):
+    same = ("content-type", "etag", "cache-control", "content-length")
+    for name in same[:-1] if path == "/metrics" else same:  # the first of the two calls is counted in the second's answer
         assert told.headers.get(name) == got.headers.get(name)
 
 
