@@ -12,7 +12,7 @@ ARGS   ?=
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench overhead memory agree parity interpreter opsets conformance optimised large worst coverage precision flips streaming chaos up schemas constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench overhead memory agree parity interpreter opsets conformance optimised large worst coverage precision flips streaming upload chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -86,6 +86,9 @@ precision: $(VENV)/.installed-dev ## how many examples precision mode measures, 
 
 flips: $(VENV)/.installed-dev ## searched bit flips of an int8 network beside random ones
 	@$(BIN)/python -m benchmarks.bit_flips $(ARGS)
+
+upload: $(VENV)/.installed-dev ## send 2 GB, broken 20 times; rate and memory of the API
+	@$(BIN)/python -m benchmarks.upload $(ARGS)
 
 streaming: $(VENV)/.installed-dev ## audit 5 GB of data in a process that is held to 1 GB
 	@$(BIN)/python -m benchmarks.streaming $(ARGS)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from client.errors import AuditFailed, BadAnswer, GaveUp
 from client.files import hash_file
 from client.transport import Body, Transport, read_refusal
+from client.uploading import RESUMABLE_BYTES, OnProgress, send_file
 from schemas.about import About
 from schemas.base import canonical_bytes, compute_sha256
 from schemas.errors import Fault
@@ -96,10 +97,17 @@ class Client:
             raise read_refusal(response)
         return True
 
-    def upload(self, path: Path, sha256: str | None = None) -> str:
-        """Send a file unless the server holds it already; return the reference that a request names it by."""
+    def upload(self, path: Path, sha256: str | None = None, on_progress: OnProgress | None = None) -> str:
+        """Return the reference that a request names a file by; the file is sent unless the server holds it already.
+
+        A large file goes on where a connection broke. `on_progress` hears how many bytes of how many were sent.
+        """
         digest = sha256 or hash_file(path)
-        if not self.has_artifact(digest):
+        if self.has_artifact(digest):
+            return f"artifact:sha256:{digest}"
+        if path.stat().st_size >= RESUMABLE_BYTES:
+            send_file(self._transport, path, digest, on_progress or (lambda _sent, _size: None))
+        else:
             headers = {"content-type": "application/octet-stream", "content-length": str(path.stat().st_size)}
             self._call("PUT", f"/v1/artifacts/{digest}", headers=headers, body=path)
         return f"artifact:sha256:{digest}"

@@ -1,6 +1,7 @@
 """One audit through the API: upload, submit, wait, fetch."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -42,7 +43,7 @@ def upload_files(client: Client, files: Mapping[str, Path], view: ProgressView) 
     for digest, path in files.items():
         if not client.has_artifact(digest):
             view.tell(f"Uploading {path.name} ({show_size(path.stat().st_size)})")
-            client.upload(path, digest)
+            client.upload(path, digest, partial(view.show_bytes, f"Uploading {path.name}"))
 
 
 def _judge(client: Client, job: Job, policy: Policy | None, baseline: LoadedReport | str | None) -> Verdict | None:

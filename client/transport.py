@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import httpx2
 from pydantic import ValidationError
@@ -22,7 +23,16 @@ ANSWER_S = 60.0
 REPEATABLE = frozenset({429, 502, 503, 504})
 """Answers after which the same call may succeed later."""
 
-Body = bytes | Path | None
+
+class FilePart(NamedTuple):
+    """The bytes of a file from `offset` on, as a body; `on_block` hears how many bytes have gone, block by block."""
+
+    path: Path
+    offset: int
+    on_block: Callable[[int], object]
+
+
+Body = bytes | Path | FilePart | None
 
 
 class Transport:
@@ -33,7 +43,7 @@ class Transport:
         headers = {"user-agent": f"faultline/{VERSION}", "accept": "application/json"}
         if key:
             headers["authorization"] = f"Bearer {key}"
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         timeout = httpx2.Timeout(ANSWER_S, connect=CONNECT_S)
         # A proxy of the environment is not for a server on this machine.
         self._http = httpx2.Client(headers=headers, timeout=timeout, trust_env=not is_local(self.server))
@@ -51,8 +61,8 @@ class Transport:
             Unreachable: when no attempt brought an answer in time.
 
         """
-        give_up = time.monotonic() + self._patience_s
-        pauses = _grow_pauses()
+        give_up = time.monotonic() + self.patience_s
+        pauses = grow_pauses()
         while True:
             pause_s = next(pauses)
             try:
@@ -70,6 +80,13 @@ class Transport:
         timeout = httpx2.Timeout(answer_s, connect=CONNECT_S)
         with _open_body(body) as content:
             return self._http.request(method, self.server + path, headers=headers, content=content, timeout=timeout)
+
+    def try_once(self, method: str, path: str, headers: Mapping[str, str], body: Body, answer_s: float) -> httpx2.Response | None:
+        """Return the server's answer, whatever its status, to a call that may not simply be repeated; None when it broke off."""
+        try:
+            return self._send(method, path, headers, body, answer_s)
+        except httpx2.TransportError:
+            return None
 
     def stream(self, path: str, write: Callable[[bytes], object]) -> None:
         """Give the content at `path` to `write` as it arrives; not repeated, for the writer has taken a part.
@@ -140,7 +157,7 @@ def read_refusal(response: httpx2.Response) -> Refused:
         )
 
 
-def _grow_pauses() -> Iterator[float]:
+def grow_pauses() -> Iterator[float]:
     """Yield pauses that double, spread by chance so that many callers do not come back at once."""
     pause_s = FIRST_PAUSE_S
     while True:
@@ -155,8 +172,20 @@ def _read_retry_after(response: httpx2.Response) -> float:
 
 @contextmanager
 def _open_body(body: Body) -> Iterator[bytes | Iterator[bytes] | None]:
-    if not isinstance(body, Path):
+    if body is None or isinstance(body, bytes):
         yield body
         return
-    with body.open("rb") as file:
-        yield iter(lambda: file.read(2**20), b"")
+    part = FilePart(body, 0, _ignore) if isinstance(body, Path) else body
+    with part.path.open("rb") as file:
+        file.seek(part.offset)
+        yield _read_blocks(file, part.on_block)
+
+
+def _read_blocks(file: BinaryIO, on_block: Callable[[int], object]) -> Iterator[bytes]:
+    while block := file.read(2**20):
+        yield block
+        on_block(len(block))
+
+
+def _ignore(_: int) -> None:
+    pass

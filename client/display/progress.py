@@ -47,6 +47,10 @@ class ProgressView:
         if self._bar is not None:
             self._bar.stop()
 
+    def show_bytes(self, text: str, done_bytes: int, total_bytes: int) -> None:
+        """Show how much of a file has gone, in MB."""
+        self._show(f"{text}, MB", done_bytes // 10**6, total_bytes // 10**6)
+
     def show_job(self, job: Job) -> None:
         """Show how far an audit is."""
         progress = job.progress
