@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.corruption import CorruptionSet
-from worker.engine.models.load import PARITY_NEAR_LIMIT
+from worker.engine.models.load import PARITY_NEAR_LIMIT, find_tolerance
 from worker.engine.objective import Objective
 from worker.engine.record import Clean
 from worker.engine.scopes import Layout
@@ -114,7 +114,7 @@ def find_model_flags(session: Session, parity: float) -> list[RaisedFlag]:
         flags += _find_batch_flags(session, first)
     if _looks_like_probabilities(session.objective, first):
         flags.append(RaisedFlag("softmax_at_the_end", evidence={"rows_that_sum_to_one": 1.0}))
-    if parity > PARITY_NEAR_LIMIT:
+    if parity > find_tolerance(session.program).near:
         flags.append(RaisedFlag("parity_near_limit", evidence={"difference": parity}))
     return flags
 

@@ -200,6 +200,8 @@ class Program:
     """Values inside are rounded to a grid: one that lies between two codes to the last bit may fall to either."""
     grids: dict[str, Grid] = field(default_factory=dict)
     halves: dict[str, Half] = field(default_factory=dict)
+    spacing: float = 0.0
+    """The relative spacing of the 16-bit floats that the file's own runtime computes in; 0 where it computes in float32."""
     statistics: frozenset[str] = frozenset()
     """Those weights that are running statistics, where the audit asked for them (running.py)."""
     nodes: Mapping[str, Any] = field(default_factory=dict)

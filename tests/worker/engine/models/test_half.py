@@ -1,16 +1,21 @@
 """Files in half precision: computed in float32, weights on the grid of their 16 bits, inputs as the file declares them."""
 
+import copy
+import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
+from schemas.errors import ParityError
 from tests.worker.engine.models.onnx.graphs import node, save
-from worker.engine.models.load import load_program, measure_parity
+from worker.engine.models.load import find_tolerance, load_program, measure_parity
 from worker.engine.models.onnx import run_reference
 from worker.engine.models.stored import apply_flips, read_stored
 
@@ -97,6 +102,102 @@ def test_a_flipped_bit_is_one_of_the_file(tmp_path: Path, dtype: torch.dtype, bi
     if kind != "exponent":  # 16 bits overflow where float32 does not
         expected = run_reference(path, {"x": x}, 1)["y"].float()
         assert torch.allclose(program.forward({"a": found}, {"x": x})["y"], expected, 2e-3, 2e-3)
+
+
+class Casts(nn.Module):
+    """Convolution, normalisation, attention under a mask of the smallest number, and casts to and from 16 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.head = nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x)).flatten(1)
+        masked = y.masked_fill(y < -1, -60000.0)
+        weighted = (masked.float().softmax(1).to(y.dtype) * y).type_as(self.head.weight)
+        return self.head(weighted + torch.ones(1, dtype=self.head.weight.dtype))
+
+
+ROUTES = ("trace", "script", "frozen", "pt2")
+EXACT = 1e-5
+
+
+def _export(folder: Path, route: str, dtype: torch.dtype) -> tuple[Casts, Path, Tensor]:
+    """Write the network in half precision; return it in float32 as well."""
+    network, x = Casts(), _draw(9, 2, 4).to(dtype)
+    network.eval().to(dtype)
+    path = folder / "model"
+    if route == "pt2":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.export.save(torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), path)
+    else:
+        module: Any = torch.jit.script(network) if route == "script" else torch.jit.trace(network, x)
+        torch.jit.save(torch.jit.freeze(module) if route == "frozen" else module, str(path))
+    return network, path, x
+
+
+@HALVES
+@pytest.mark.parametrize("route", ROUTES)
+def test_files_of_pytorch_are_computed_in_float32_too(tmp_path: Path, route: str, dtype: torch.dtype) -> None:
+    network, path, x = _export(tmp_path, route, dtype)
+    program = load_program(path)
+    name = program.inputs[0].name
+    ours = program.forward({}, {name: x})["output"]
+
+    assert {weight.dtype for weight in program.weights.values()} == {torch.float32} == {ours.dtype}
+    assert {half.dtype for half in program.halves.values()} == {dtype}
+    # The numbers are those of the stored weights in float32, far closer than 16 bits could be.
+    if route != "frozen":  # which folds the normalisation, rounded to 16 bits
+        wide = copy.deepcopy(network).float()
+        with torch.no_grad():
+            assert float((ours - wide(x.float())).abs().max()) <= EXACT
+            moved = program.weights["head.weight"] + 1e-5
+            wide.head.weight.copy_(moved)
+            assert float((program.forward({"head.weight": moved}, {name: x})["output"] - wide(x.float())).abs().max()) <= EXACT
+    # And PyTorch's own, in 16 bits, are as close as their spacing lets them be.
+    difference = measure_parity(path, program, {name: x}, 1)
+    assert EXACT < difference <= 4 * torch.finfo(dtype).eps < find_tolerance(program).near
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_half_file_that_differs_by_more_than_rounding_is_refused(tmp_path: Path, route: str) -> None:
+    _, path, x = _export(tmp_path, route, torch.float16)
+    program = load_program(path)
+    wrong = {name: weight * 1.05 for name, weight in program.weights.items()}
+    with pytest.raises(ParityError, match="differs from the runtime's"):
+        measure_parity(path, replace(program, weights=wrong), {program.inputs[0].name: x}, 1)
+
+
+@HALVES
+@pytest.mark.parametrize("route", ["script", "pt2"])
+def test_a_flipped_bit_of_a_pytorch_file_is_one_of_its_sixteen(tmp_path: Path, route: str, dtype: torch.dtype) -> None:
+    network, path, x = _export(tmp_path, route, dtype)
+    program = load_program(path)
+    stored = read_stored(program.weights, program.storage, ["head.weight"])["head.weight"]
+    _, flip = stored.flip("head.weight", 5, 9)
+    found = apply_flips(program.weights, program.storage, [flip])["head.weight"]
+    with torch.no_grad():
+        network.head.weight.view(-1).view(torch.int16)[5] ^= 1 << 9
+    assert stored.bits == 16
+    assert torch.equal(found, network.head.weight.float())
+    expected = network.float()(x.float())
+    assert torch.allclose(program.forward({"head.weight": found}, {program.inputs[0].name: x})["output"], expected, EXACT, EXACT)
+
+
+def test_gradients_of_a_pytorch_file_do_not_underflow(tmp_path: Path) -> None:
+    network, path, x = _export(tmp_path, "trace", torch.float16)
+    program = load_program(path)
+    leaves = {name: weight.clone().requires_grad_() for name, weight in program.weights.items()}
+    (1e-7 * program.forward(leaves, {"x": x})["output"].square().sum()).backward()
+    exact = copy.deepcopy(network).double()
+    (1e-7 * exact(x.double()).square().sum()).backward()
+    for name, weight in exact.named_parameters():
+        grad = leaves[name].grad
+        assert grad is not None
+        assert weight.grad is not None
+        assert torch.allclose(grad.double(), weight.grad, 1e-3, 1e-12)
 
 
 def test_integers_on_a_grid_whose_scale_is_a_half_stay_on_it(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from schemas.errors import DataMismatch, Fault
 from worker.engine.models.aten.operators import Given, Read, find_dispatched
+from worker.engine.models.aten.reference import run_as_written
 from worker.engine.models.pt2.document import Argument, Branch, Declared, Graph, Node, Several
 from worker.engine.models.pt2.guards import find_broken_guards
 from worker.engine.models.pt2.importer import ATEN, HIGHER_ORDER, find_entries, find_function
@@ -42,20 +42,11 @@ def run_reference(path: Path, inputs: dict[str, Tensor], threads: int) -> dict[s
     broken = find_broken_guards(contents.document.guards, inputs)
     if broken:
         raise DataMismatch(*broken)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.no_grad():
-            results = run_document(contents, inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError, ArithmeticError) as error:
-        last_line = str(error).strip().rpartition("\n")[2]
-        advice = "check the shapes and dtypes of the inputs; the batch axis must be dynamic"
-        raise DataMismatch(
-            Fault("PyTorch cannot run the exported graph on this data", where="forward", got=last_line, advice=advice)
-        ) from error
-    finally:
-        torch.set_num_threads(before)
-    return dict(zip(names, results, strict=True))
+    what, advice = (
+        "PyTorch cannot run the exported graph on this data",
+        "check the inputs' shapes; the batch axis must be dynamic",
+    )
+    return run_as_written(lambda: zip(names, run_document(contents, inputs), strict=True), threads, what, advice)
 
 
 def run_document(contents: Contents, inputs: dict[str, Tensor]) -> list[Tensor]:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schemas.errors import DataMismatch, Fault, ModelRefused, ModelUnreadable
+from schemas.errors import Fault, ModelRefused, ModelUnreadable
 from worker.engine.models.aten.assembly import Sketch, assemble
+from worker.engine.models.aten.reference import run_as_written
 from worker.engine.models.aten.results import flatten_result
 from worker.engine.models.aten.state import read_state
 from worker.engine.models.program import Program
@@ -55,19 +56,8 @@ def run_reference(path: Path, inputs: dict[str, Tensor], threads: int) -> dict[s
     """
     opened = open_module(path)
     import_module(opened)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.no_grad():
-            return dict(flatten_result(opened.module(**inputs)))
-    except RuntimeError as error:
-        last_line = str(error).strip().rpartition("\n")[2]
-        advice = "check the shapes and dtypes of the inputs; trace on the CPU if the file has a GPU baked in"
-        raise DataMismatch(
-            Fault("TorchScript cannot run the model on this data", where="forward", got=last_line, advice=advice)
-        ) from error
-    finally:
-        torch.set_num_threads(before)
+    what, advice = "TorchScript cannot run the model on this data", "trace on the CPU if the file has a GPU baked in"
+    return run_as_written(lambda: flatten_result(opened.module(**inputs)), threads, what, f"check the inputs' shapes; {advice}")
 
 
 @dataclass(frozen=True)
