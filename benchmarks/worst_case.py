@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.worker.engine.programs import build_mlp, build_session
 from worker.engine.cells import plan_cells
-from worker.engine.corruption import CorruptionSet
+from worker.engine.corruption import Corruption, CorruptionSet
 from worker.engine.gradient import compute_gradient
 from worker.engine.record import Clean, Pool
 from worker.engine.scopes import Scope
@@ -151,7 +151,7 @@ def measure_small(networks: int) -> bool:
 def register_restarts(kind: str) -> None:
     """Register a strategy that restarts from random points, and nothing else."""
 
-    def search(start: Tensor, problem: SearchProblem) -> Strategy:
+    def search(start: Corruption, problem: SearchProblem) -> Strategy:
         for number in range(RESTARTS):
             begin = problem.draw(number) if number else start
             if kind == "reapplied":

@@ -8,7 +8,6 @@ from pydantic_settings import SettingsConfigDict
 
 from schemas.errors import InvalidRequest
 from service.browsers import is_loopback
-from storage.sources.rules import SourceRules
 from storage.urls import check_redis_url
 from telemetry.settings import TelemetrySettings
 
@@ -26,7 +25,7 @@ def _check_address(value: str) -> str:
         raise ValueError(str(error)) from None
 
 
-class Settings(SourceRules, TelemetrySettings):
+class Settings(TelemetrySettings):
     """Environment of the API process; docs/http.md lists every variable."""
 
     model_config = SettingsConfigDict(

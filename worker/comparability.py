@@ -8,6 +8,7 @@ import torch
 from schemas.comparison import Comparison, Invariance
 from schemas.report import Finding
 from worker.context import AuditContext
+from worker.engine.corruption import Corruption
 from worker.engine.search import CellResult
 from worker.engine.session import Evaluator
 from worker.engine.tally import TOP
@@ -43,7 +44,7 @@ class NormalisedMeter:
         clean, corrupted = self.clean, self._measure(evaluator, result.worst["loss"].corruption)
         return None if clean is None or corrupted is None else corrupted - clean
 
-    def _measure(self, evaluator: Evaluator, corruption: torch.Tensor) -> float | None:
+    def _measure(self, evaluator: Evaluator, corruption: Corruption) -> float | None:
         if self._objective is None:
             return None
         [outcome] = evaluator.measure([corruption], self._objective)

@@ -19,15 +19,15 @@ from worker.context import AuditContext, build_context
 from worker.engine.bits import count_most_flip_passes
 from worker.engine.breaking_point import SHARE_SPENT, BreakingPointResult, count_evaluations
 from worker.engine.cells import plan_cells
-from worker.engine.corruption import CorruptionSet
+from worker.engine.corruption import LONG, CorruptionSet
 from worker.engine.gradient import GRADIENT_PASSES
 from worker.engine.memory import DIRECTIONS, measure_example
 from worker.engine.opening import open_session
 from worker.engine.passes import Passes
 from worker.engine.record import POOL_BYTES
 from worker.engine.scopes import Scope
-from worker.engine.search import CORRUPTED_BYTES, Cell
-from worker.engine.session import BOUNDARY_BYTES, SHARED_BYTES, Session
+from worker.engine.search import Cell
+from worker.engine.session import BOUNDARY_BYTES, CORRUPTED_BYTES, SHARED_BYTES, Session
 from worker.engine.smoothness import count_most_lanczos_passes
 from worker.engine.strategies import count_most_passes
 from worker.engine.timing import PassTimes, Stopwatch
@@ -244,11 +244,11 @@ class Planner:
         one = measure_example(program, self._session.dataset)
         kept = min(SHARED_BYTES + BOUNDARY_BYTES, one * self._examples)
         largest = max((self._count(scope) for scope, _ in self._sweep), default=0)
-        # A corruption is float64 and comes with the corrupted weights; the pool keeps a few of every cell.
-        found = sum(8 * self._count(scope) * len(cells) for scope, cells in self._sweep) * (
-            1 + len(self._session.objective.metrics)
-        )
-        search = max(min(CORRUPTED_BYTES, 16 * largest * max((len(c) for _, c in self._sweep), default=0)), 48 * largest)
+        # A corruption, or the gradient that it follows from, comes with the corrupted weights and their gradient; the pool keeps
+        # a few of every cell, long ones in files.
+        short = [(self._count(scope), len(cells)) for scope, cells in self._sweep if self._count(scope) <= LONG]
+        found = sum(4 * count * cells for count, cells in short) * (1 + len(self._session.objective.metrics))
+        search = max(min(CORRUPTED_BYTES, 16 * largest * max((len(c) for _, c in self._sweep), default=0)), 16 * largest)
         search += min(POOL_BYTES, found)
         return plan.PlannedMemory(
             weights_bytes=weights,

@@ -12,7 +12,7 @@ from worker.engine.models.program import Storage
 from worker.engine.models.stored import Flip, Stored, count_flips, read_stored
 from worker.engine.passes import Passes
 from worker.engine.record import Clean
-from worker.engine.session import Evaluator, read_gradient
+from worker.engine.session import Evaluator
 from worker.engine.tally import Outcome
 
 MAX_DRAWS = 4
@@ -163,7 +163,7 @@ class _Search:
         self.evaluator.differentiate([leaves])
         self.forward += 1
         self.backward += 1
-        return {name: read_gradient(leaf) for name, leaf in leaves.items()}
+        return self.evaluator.layout.split(self.evaluator.layout.gather(leaves))
 
 
 def search_bit_flips(
@@ -200,7 +200,7 @@ def search_bit_flips(
     start = FoundFlips(Outcome(clean.loss, {**clean.metrics}, 0), ())
     worst = dict.fromkeys(("loss", *clean.metrics), start)
     search = _Search(evaluator, clean, settings, stored, start, worst)
-    slopes: Mapping[str, Tensor] = evaluator.layout.split(gradient)
+    slopes = evaluator.layout.split(gradient)
     results: list[FlipResult] = []
     reason = None
     for count in range(1, max(counts) + 1):

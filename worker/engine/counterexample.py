@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import DataMismatch, DataUnreadable, Fault
+from worker.engine.corruption import count_corrupted, is_same
 from worker.engine.scopes import Layout
 from worker.engine.search import CellResult
 
@@ -26,7 +27,7 @@ class Piece:
 def estimate_counterexample_bytes(result: CellResult) -> int:
     """Return about how large the file will be; a corrupted weight takes an int64 index and a float64 value."""
     corruptions = {id(candidate): candidate.corruption for candidate in result.worst.values()}
-    return sum(16 * int((corruption != 0).sum()) for corruption in corruptions.values())
+    return sum(16 * count_corrupted(corruption) for corruption in corruptions.values())
 
 
 def save_counterexample(path: Path, result: CellResult, layout: Layout) -> None:
@@ -38,13 +39,14 @@ def save_counterexample(path: Path, result: CellResult, layout: Layout) -> None:
     arrays: dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]] = {}
     worst = result.worst["loss"].corruption
     for what, candidate in result.worst.items():
-        if what != "loss" and torch.equal(candidate.corruption, worst):
+        if what != "loss" and is_same(candidate.corruption, worst):
             continue
-        for name, piece in layout.split(candidate.corruption.cpu()).items():
+        for name, place in layout.places.items():
+            piece = candidate.corruption[place]
             indices = piece.nonzero().flatten()
             if len(indices):
-                arrays[f"{what}/{name}/indices"] = indices.numpy()
-                arrays[f"{what}/{name}/values"] = piece[indices].numpy()
+                arrays[f"{what}/{name}/indices"] = indices.cpu().numpy()
+                arrays[f"{what}/{name}/values"] = piece[indices].double().cpu().numpy()
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 

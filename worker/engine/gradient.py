@@ -4,12 +4,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from worker.engine.corruption import measure_norm
 from worker.engine.passes import Passes
-from worker.engine.session import Evaluator, Session, read_gradient
+from worker.engine.scopes import Layout
+from worker.engine.session import Evaluator, Session
 from worker.engine.tally import Outcome
 
 ZERO_SHARE = 1e-5
@@ -28,22 +31,26 @@ GRADIENT_PASSES = Passes(1, 1)
 class GradientInfo:
     """Gradient of the mean loss over all data at w, by weight name.
 
-    reached: the weights with a differentiable path to the loss. example_squares: mean square of the per-example gradient
-    norms, by weight name.
+    reached: the weights with a differentiable path to the loss. vector: of all weights; places: where in it each weight's is.
+    example_squares: mean square of the per-example gradient norms, by weight name.
     """
 
     clean: Outcome
     reached: tuple[str, ...]
-    by_weight: dict[str, Tensor]
+    vector: Tensor
+    places: dict[str, slice]
     example_squares: dict[str, float]
 
     def flatten(self, names: Sequence[str]) -> Tensor:
-        """Return the gradient of the named weights as one vector [k]."""
-        return torch.cat([self.by_weight[name].reshape(-1) for name in names])
+        """Return the gradient of the named weights as one vector [k]: without a copy where they stand side by side."""
+        places = [self.places[name] for name in names]
+        if all(before.stop == after.start for before, after in pairwise(places)):
+            return self.vector[places[0].start : places[-1].stop]
+        return torch.cat([self.vector[place] for place in places])
 
     def compute_norm(self, names: Sequence[str]) -> float:
         """Return G for the named weights, in float64."""
-        return math.hypot(*(float(torch.linalg.vector_norm(self.by_weight[name], dtype=torch.float64)) for name in names))
+        return math.hypot(*(measure_norm(self.vector[self.places[name]], 2) for name in names))
 
     def is_zero(self, names: Sequence[str]) -> bool:
         """Return whether the gradient of the named weights is below rounding."""
@@ -60,9 +67,11 @@ def compute_gradient(session: Session, names: Sequence[str]) -> GradientInfo:
     leaves = make_leaves(session, names)
     [clean] = Evaluator(session, names).differentiate([leaves])
     reached = tuple(name for name, leaf in leaves.items() if leaf.grad is not None)
-    flat = session.objective.is_flat
-    by_weight = {name: torch.zeros_like(leaf) if flat else read_gradient(leaf) for name, leaf in leaves.items()}
-    return GradientInfo(clean, reached, by_weight, session.run(lambda: _sample_example_squares(session, names)))
+    layout = Layout(session.program.weights, names)
+    vector = layout.gather(leaves)
+    if session.objective.is_flat:
+        vector.zero_()
+    return GradientInfo(clean, reached, vector, layout.places, session.run(lambda: _sample_example_squares(session, names)))
 
 
 def make_leaves(session: Session, names: Sequence[str]) -> dict[str, Tensor]:
@@ -91,5 +100,5 @@ def _sample_example_squares(session: Session, names: Sequence[str]) -> dict[str,
 def _add_square(totals: dict[str, float], name: str, leaf: Tensor) -> None:
     """Add the square of the norm of a gradient that is complete, and give its memory back before the next one comes."""
     if leaf.grad is not None:
-        totals[name] += float(torch.linalg.vector_norm(leaf.grad, dtype=torch.float64)) ** 2
+        totals[name] += measure_norm(leaf.grad.reshape(-1), 2) ** 2
         leaf.grad = None

@@ -64,6 +64,7 @@ def fix_numerics(threads: int) -> None:
     torch.set_num_threads(threads)
     # Sets the same two flags as use_deterministic_algorithms, which imports torch's compiler as well: two seconds per process.
     torch.set_deterministic_debug_mode("warn")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # nothing reads what it did not write
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import torch
-from torch import Tensor
-
-from worker.engine.corruption import CorruptionSet
+from worker.engine.corruption import Corruption, CorruptionSet, measure_norm
+from worker.engine.filed import file_away
 from worker.engine.regions import SLACK
 from worker.engine.scopes import Layout
 from worker.engine.tally import Outcome, compute_drop
@@ -37,7 +35,7 @@ class Candidate:
 
     method: str
     outcome: Outcome
-    corruption: Tensor
+    corruption: Corruption
 
 
 @dataclass
@@ -54,18 +52,22 @@ class Record:
 
     def offer(self, candidate: Candidate) -> None:
         """Keep the candidate wherever it is the worst so far."""
-        for what in ("loss", *self.clean.metrics):
-            kept = self.worst.get(what)
-            damage = self.clean.compute_damage(what, candidate.outcome)
-            if kept is None or damage > self.clean.compute_damage(what, kept.outcome):
-                self.worst[what] = candidate
+        worse = [what for what in ("loss", *self.clean.metrics) if self._is_worse(what, candidate)]
+        if worse:
+            kept = replace(candidate, corruption=file_away(candidate.corruption))
+            self.worst.update(dict.fromkeys(worse, kept))
+
+    def _is_worse(self, what: str, candidate: Candidate) -> bool:
+        kept, damage = self.worst.get(what), self.clean.compute_damage(what, candidate.outcome)
+        return kept is None or damage > self.clean.compute_damage(what, kept.outcome)
 
     def offer_nothing(self) -> None:
         """Where everything that was measured helps, keep no corruption at all: every set is a ball and holds it."""
         damages = [self.clean.compute_damage(what, kept.outcome) for what, kept in self.worst.items()]
         if min(damages, default=0.0) < 0:
             unchanged = Outcome(self.clean.loss, {**self.clean.metrics}, 0)
-            self.offer(Candidate("none", unchanged, torch.zeros_like(self.worst["loss"].corruption)))
+            worst = self.worst["loss"].corruption
+            self.offer(Candidate("none", unchanged, worst[:0].new_zeros(worst.numel())))
 
     def take(self, candidate: Candidate) -> None:
         """Keep the candidate as a step of the search."""
@@ -102,10 +104,11 @@ class Pool:
     def add(self, layout: Layout, candidates: Iterable[Candidate]) -> None:
         """Add what a cell found."""
         for candidate in {id(candidate): candidate for candidate in candidates}.values():
-            largest = float(torch.linalg.vector_norm(candidate.corruption, math.inf))
-            if largest > 0 and candidate.corruption.nbytes <= self.room_bytes:
+            largest = measure_norm(candidate.corruption, math.inf)
+            size = candidate.corruption.numel() * candidate.corruption[:0].itemsize
+            if largest > 0 and size <= self.room_bytes:
                 self.known.append(Known(layout, candidate, largest))
-                self.room_bytes -= candidate.corruption.nbytes
+                self.room_bytes -= size
 
     def find(self, layout: Layout, corruption_set: CorruptionSet, record: Record) -> list[Candidate]:
         """Return what is worse than the record among the known corruptions that the set allows in the layout's scope.

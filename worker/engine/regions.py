@@ -9,7 +9,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from worker.engine.corruption import ClosedForm, CorruptionSet, compute_closed_form, project_corruption
+from worker.engine.corruption import (
+    ClosedForm,
+    Corruption,
+    CorruptionSet,
+    compute_closed_form,
+    count_corrupted,
+    find_dtype,
+    list_stretches,
+    measure_norm,
+    project_corruption,
+    round_inwards,
+)
 
 CPU = torch.device("cpu")
 SLACK = 1e-9
@@ -30,35 +41,42 @@ class Region(Protocol):
     def maximise(self, gradient: Tensor) -> ClosedForm:
         """Return the a of the region that maximises <a, g>, and the maximum. Kind: exact for the linear problem."""
 
-    def step(self, gradient: Tensor, share: float) -> Tensor:
-        """Return the linear maximiser over all movable weights in the region made `share` times as large."""
+    def step(self, gradient: Tensor, share: float) -> ClosedForm:
+        """Return the linear maximiser over all movable weights in the region made `share` times as large, and the maximum."""
 
     def weigh(self, gradient: Tensor) -> Tensor:
         """Return |s g|, what each weight does to first order per unit of norm."""
 
     def project(self, vector: Tensor) -> Tensor:
-        """Return a point of the region near `vector`."""
+        """Return a point of the region near `vector`, which is used up."""
 
-    def draw(self, seed: int) -> Tensor:
+    def draw(self, seed: int) -> Corruption:
         """Return the maximiser for a standard normal draw: exactly the norm and support size of the worst case."""
 
-    def contains(self, corruption: Tensor) -> bool:
+    def contains(self, corruption: Corruption) -> bool:
         """Tell whether the corruption lies in the region, up to SLACK."""
 
 
-def draw_normal(weights: int, seed: int, device: torch.device) -> Tensor:
-    """Return a standard normal draw [k] in float64, from the CPU's generator so that it is the same on every device."""
-    return torch.randn(weights, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
+def draw_normal(weights: int, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a standard normal draw [k], made in float64 by the CPU's generator so that it is the same on every device."""
+    generator, drawn = torch.Generator().manual_seed(seed), torch.empty(weights, dtype=dtype, device=device)
+    for place in list_stretches(weights):
+        drawn[place] = torch.randn(place.stop - place.start, generator=generator, dtype=torch.float64)
+    return drawn
 
 
 @dataclass(frozen=True)
 class Ball:
-    r"""{a : \|a / s\|_p <= epsilon, \|a\|_0 <= n}; `scale` is s [k] in float64, or None for s = 1."""
+    r"""{a : \|a / s\|_p <= epsilon, \|a\|_0 <= n}; `scale` is s [k] in float64, or None for s = 1.
+
+    dtype: of the corruptions on a scale and of the random ones.
+    """
 
     corruption_set: CorruptionSet
     weights: int
     scale: Tensor | None = None
     device: torch.device = CPU
+    dtype: torch.dtype = torch.float64
 
     @cached_property
     def movable(self) -> int:
@@ -75,12 +93,12 @@ class Ball:
         if self.scale is None:
             return compute_closed_form(gradient, self.corruption_set)
         scaled = compute_closed_form(gradient.double() * self.scale, self.corruption_set)
-        return ClosedForm(scaled.corruption * self.scale, scaled.value)
+        return ClosedForm(round_inwards(scaled.corruption[:] * self.scale, self.dtype), scaled.value)
 
-    def step(self, gradient: Tensor, share: float) -> Tensor:
-        """Return the linear maximiser over all movable weights, `share` times as large."""
+    def step(self, gradient: Tensor, share: float) -> ClosedForm:
+        """Return the linear maximiser over all movable weights, `share` times as large, and the maximum."""
         larger = CorruptionSet(self.corruption_set.norm, share * self.corruption_set.epsilon)
-        return replace(self, corruption_set=larger).maximise(gradient).corruption
+        return replace(self, corruption_set=larger).maximise(gradient)
 
     def weigh(self, gradient: Tensor) -> Tensor:
         """Return |s g|."""
@@ -90,26 +108,29 @@ class Ball:
         """Keep the n largest on the scale, then clip or rescale what is outside."""
         if self.scale is None:
             return project_corruption(vector, self.corruption_set)
-        return project_corruption(self._unscale(vector), self.corruption_set) * self.scale
+        return round_inwards(project_corruption(self._unscale(vector, self.scale), self.corruption_set) * self.scale, self.dtype)
 
-    def draw(self, seed: int) -> Tensor:
+    def draw(self, seed: int) -> Corruption:
         """Return the maximiser for a standard normal draw in place of the scaled gradient."""
-        normal = draw_normal(self.weights, seed, self.device)
+        normal = draw_normal(self.weights, seed, self.device, self.dtype)
         if self.scale is None:
             return compute_closed_form(normal, self.corruption_set).corruption
-        return compute_closed_form(normal * (self.scale > 0), self.corruption_set).corruption * self.scale
+        drawn = compute_closed_form(normal.double() * (self.scale > 0), self.corruption_set).corruption
+        return round_inwards(drawn[:] * self.scale, self.dtype)
 
-    def contains(self, corruption: Tensor) -> bool:
+    def contains(self, corruption: Corruption) -> bool:
         """Tell whether the corruption lies inside."""
-        if self.scale is not None and bool(corruption[self.scale == 0].any()):
-            return False
-        size = torch.linalg.vector_norm(self._unscale(corruption), self.corruption_set.norm)
-        return bool(size <= self.corruption_set.epsilon * (1 + SLACK)) and _has_support(corruption, self.corruption_set)
+        relative = corruption
+        if self.scale is not None:
+            relative = self._unscale(corruption[:], self.scale)
+            if bool(corruption[:][self.scale == 0].any()):
+                return False
+        inside = measure_norm(relative, self.corruption_set.norm) <= self.corruption_set.epsilon * (1 + SLACK)
+        return inside and _has_support(corruption, self.corruption_set)
 
-    def _unscale(self, vector: Tensor) -> Tensor:
-        if self.scale is None:
-            return vector
-        return torch.where(self.scale > 0, vector / self.scale, torch.zeros_like(vector))
+    @staticmethod
+    def _unscale(vector: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(scale > 0, vector / scale, 0.0)
 
 
 @dataclass(frozen=True)
@@ -123,6 +144,7 @@ class TensorBalls:
     sizes: tuple[int, ...]
     radii: tuple[float, ...]
     device: torch.device = CPU
+    dtype: torch.dtype = torch.float64
 
     @property
     def movable(self) -> int:
@@ -137,10 +159,9 @@ class TensorBalls:
 
     def maximise(self, gradient: Tensor) -> ClosedForm:
         """Return the linear maximiser and the maximum."""
-        pieces = gradient.double().split(self.sizes)
-        counts = self.share_out(gradient)
-        forms = [self._maximise_piece(piece, t, count) for t, (piece, count) in enumerate(zip(pieces, counts, strict=True))]
-        return ClosedForm(torch.cat([form.corruption for form in forms]), math.fsum(form.value for form in forms))
+        pieces = zip(gradient.split(self.sizes), self.share_out(gradient), strict=True)
+        forms = [self._maximise_piece(piece, t, count) for t, (piece, count) in enumerate(pieces)]
+        return ClosedForm(torch.cat([form.corruption[:] for form in forms]), math.fsum(form.value for form in forms))
 
     def share_out(self, gradient: Tensor) -> list[int]:
         """Return how many weights of each tensor the linear maximiser corrupts: n given out by marginal gain, which is exact.
@@ -150,23 +171,18 @@ class TensorBalls:
         limit = self.corruption_set.max_corrupted
         if limit is None or limit >= self.movable:
             return [size if radius > 0 else 0 for size, radius in zip(self.sizes, self.radii, strict=True)]
-        pieces = gradient.double().split(self.sizes)
         gains = [
-            radius * _compute_gains(piece, self.corruption_set.norm, limit)
-            for piece, radius in zip(pieces, self.radii, strict=True)
+            radius * _compute_gains(piece.double(), self.corruption_set.norm, limit)
+            for piece, radius in zip(gradient.split(self.sizes), self.radii, strict=True)
         ]
         owner = torch.cat([torch.full_like(gain, t, dtype=torch.long) for t, gain in enumerate(gains)])
         best = torch.cat(gains).sort(descending=True, stable=True).indices[:limit]
         return torch.bincount(owner[best], minlength=len(self.sizes)).tolist()
 
-    def step(self, gradient: Tensor, share: float) -> Tensor:
-        """Return the linear maximiser over all movable weights, `share` times as large."""
+    def step(self, gradient: Tensor, share: float) -> ClosedForm:
+        """Return the linear maximiser over all movable weights, `share` times as large, and the maximum."""
         larger = CorruptionSet(self.corruption_set.norm, share * self.corruption_set.epsilon)
-        return (
-            replace(self, corruption_set=larger, radii=tuple(share * radius for radius in self.radii))
-            .maximise(gradient)
-            .corruption
-        )
+        return replace(self, corruption_set=larger, radii=tuple(share * radius for radius in self.radii)).maximise(gradient)
 
     def weigh(self, gradient: Tensor) -> Tensor:
         """Return |g| times the radius of its tensor."""
@@ -185,16 +201,14 @@ class TensorBalls:
         pieces = kept.split(self.sizes)
         return torch.cat([project_corruption(piece, self._find_set(t, None)) for t, piece in enumerate(pieces)])
 
-    def draw(self, seed: int) -> Tensor:
+    def draw(self, seed: int) -> Corruption:
         """Return the maximiser for a standard normal draw in place of the scaled gradient."""
-        return self.maximise(draw_normal(sum(self.sizes), seed, self.device)).corruption
+        return self.maximise(draw_normal(sum(self.sizes), seed, self.device, self.dtype)).corruption
 
-    def contains(self, corruption: Tensor) -> bool:
+    def contains(self, corruption: Corruption) -> bool:
         """Tell whether the corruption lies inside."""
-        pieces = zip(corruption.split(self.sizes), self.radii, strict=True)
-        inside = all(
-            bool(torch.linalg.vector_norm(piece, self.corruption_set.norm) <= radius * (1 + SLACK)) for piece, radius in pieces
-        )
+        pieces = zip(corruption[:].split(self.sizes), self.radii, strict=True)
+        inside = all(measure_norm(piece, self.corruption_set.norm) <= radius * (1 + SLACK) for piece, radius in pieces)
         return inside and _has_support(corruption, self.corruption_set)
 
     def _find_set(self, tensor: int, count: int | None) -> CorruptionSet:
@@ -206,8 +220,8 @@ class TensorBalls:
         return compute_closed_form(gradient, self._find_set(tensor, count))
 
 
-def _has_support(corruption: Tensor, corruption_set: CorruptionSet) -> bool:
-    return corruption_set.max_corrupted is None or int((corruption != 0).sum()) <= corruption_set.max_corrupted
+def _has_support(corruption: Corruption, corruption_set: CorruptionSet) -> bool:
+    return corruption_set.max_corrupted is None or count_corrupted(corruption) <= corruption_set.max_corrupted
 
 
 def _compute_gains(gradient: Tensor, norm: float, most: int) -> Tensor:
@@ -222,19 +236,19 @@ def _compute_gains(gradient: Tensor, norm: float, most: int) -> Tensor:
 
 def build_region(corruption_set: CorruptionSet, weights: Sequence[Tensor], channel_axes: Sequence[int | None]) -> Region:
     """Return the region of a set in a scope of these tensors. `channel_axes`: where each has its output channels, if known."""
-    sizes, device = tuple(weight.numel() for weight in weights), weights[0].device
+    sizes, device, dtype = tuple(weight.numel() for weight in weights), weights[0].device, find_dtype(weights[0].dtype)
     if corruption_set.scale == "absolute":
-        return Ball(corruption_set, sum(sizes), None, device)
+        return Ball(corruption_set, sum(sizes), None, device, dtype)
     if corruption_set.scale == "tensor":
-        norms = [float(torch.linalg.vector_norm(weight.double(), corruption_set.norm)) for weight in weights]
-        return TensorBalls(corruption_set, sizes, tuple(corruption_set.epsilon * norm for norm in norms), device)
+        norms = [measure_norm(weight.detach().reshape(-1), corruption_set.norm) for weight in weights]
+        return TensorBalls(corruption_set, sizes, tuple(corruption_set.epsilon * norm for norm in norms), device, dtype)
     if corruption_set.scale == "elementwise":
         scales = [weight.detach().double().abs() for weight in weights]
     else:
         scales = [
             compute_half_steps(weight, corruption_set.scale, axis) for weight, axis in zip(weights, channel_axes, strict=True)
         ]
-    return Ball(corruption_set, sum(sizes), torch.cat([scale.reshape(-1) for scale in scales]), device)
+    return Ball(corruption_set, sum(sizes), torch.cat([scale.reshape(-1) for scale in scales]), device, dtype)
 
 
 FLOAT_GRIDS = {"rounding_fp16": (10, -14), "rounding_bf16": (7, -126)}

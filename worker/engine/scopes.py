@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from schemas.errors import Fault, ScopeError
-from worker.engine.corruption import CorruptionSet
+from worker.engine.corruption import Corruption, CorruptionSet, combine_norms, list_stretches, measure_norm
+from worker.engine.models.program import OnDemand
 from worker.engine.regions import Region, build_region
 
 
@@ -97,51 +99,75 @@ class Layout:
         self.names = tuple(names)
         self._axes = [(channel_axes or {}).get(name) for name in names]
         self._clean = {name: weights[name] for name in names}
-        self._sizes = [self._clean[name].numel() for name in names]
+        self.places: dict[str, slice] = {}
+        self.size = 0
+        """k, the number of weights in the scope."""
+        for name, clean in self._clean.items():
+            self.places[name] = slice(self.size, self.size + clean.numel())
+            self.size += clean.numel()
 
     @property
-    def size(self) -> int:
-        """k, the number of weights in the scope."""
-        return sum(self._sizes)
+    def dtype(self) -> torch.dtype:
+        """The type that holds all of the scope's weights."""
+        return reduce(torch.promote_types, (weight.dtype for weight in self._clean.values()))
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory of the scope's weights."""
+        return sum(weight.nbytes for weight in self._clean.values())
 
     def compute_norm(self, p: float) -> float:
         """Return the p-norm of the clean weights, in float64."""
-        return float(torch.linalg.vector_norm(self.flatten(self._clean), p, dtype=torch.float64))
+        return combine_norms([measure_norm(weight.detach().reshape(-1), p) for weight in self._clean.values()], p)
 
-    def compute_realised_norm(self, corruption: Tensor, p: float) -> float:
+    def compute_realised_norm(self, corruption: Corruption, p: float) -> float:
         """Return the p-norm of what the weights' number format makes of a corruption: of (w + a) - w as stored."""
-        moved = [(value.double() - self._clean[name].double()).reshape(-1) for name, value in self.apply(corruption).items()]
-        return float(torch.linalg.vector_norm(torch.cat(moved), p))
+        norms = []
+        for name, place in self.places.items():
+            flat = self._clean[name].detach().reshape(-1)
+            for part in list_stretches(len(flat)):
+                clean, moved = flat[part], corruption[place.start + part.start : place.start + part.stop]
+                norms.append(measure_norm((clean + moved.to(clean)).double() - clean.double(), p))
+        return combine_norms(norms, p)
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the scope's tensors as one vector [k], in the order of `names`."""
         return torch.cat([tensors[name].reshape(-1) for name in self.names])
 
-    def apply(self, corruption: Tensor) -> dict[str, Tensor]:
-        """Return w + a as new tensors, computed in the weights' dtype; the clean weights are untouched."""
-        pieces = corruption.split(self._sizes)
-        return {
-            name: clean + piece.to(clean.device, clean.dtype).view(clean.shape)
-            for (name, clean), piece in zip(self._clean.items(), pieces, strict=True)
-        }
+    def gather(self, leaves: dict[str, Tensor]) -> Tensor:
+        """Return the gradients that backward passes left in the leaves as one vector; the leaves are given up one by one."""
+        vector = self._clean[self.names[0]].new_empty(self.size, dtype=self.dtype)
+        for name, place in self.places.items():
+            gradient = leaves.pop(name).grad
+            vector[place] = 0 if gradient is None else gradient.reshape(-1)
+        return vector
 
-    def split(self, corruption: Tensor) -> dict[str, Tensor]:
+    def apply(self, corruption: Corruption) -> dict[str, Tensor]:
+        """Return w + a as new tensors, computed in the weights' dtype; the clean weights are untouched."""
+        return {name: self._apply_one(corruption, name) for name in self.names}
+
+    def apply_on_demand(self, corruption: Corruption) -> dict[str, Tensor]:
+        """Return w + a, each tensor computed anew where it is read: none is held."""
+        return OnDemand(partial(self._apply_one, corruption))
+
+    def _apply_one(self, corruption: Corruption, name: str) -> Tensor:
+        clean = self._clean[name]
+        return clean + corruption[self.places[name]].to(clean.device, clean.dtype).view(clean.shape)
+
+    def split(self, corruption: Corruption) -> dict[str, Tensor]:
         """Return the vector's pieces, flat, by tensor name."""
-        return dict(zip(self.names, corruption.split(self._sizes), strict=True))
+        return {name: corruption[place] for name, place in self.places.items()}
 
     def holds(self, other: "Layout") -> bool:
         """Tell whether every tensor of `other` is one of these."""
         return set(self.names).issuperset(other.names)
 
-    def embed(self, other: "Layout", corruption: Tensor) -> Tensor:
+    def embed(self, other: "Layout", corruption: Corruption) -> Tensor:
         """Return a corruption of the tensors of `other` as one of these tensors: the further weights do not move."""
-        pieces = other.split(corruption)
-        return torch.cat(
-            [
-                pieces[name] if name in pieces else corruption.new_zeros(size)
-                for name, size in zip(self.names, self._sizes, strict=True)
-            ]
-        )
+        whole = corruption[:0].new_zeros(self.size)
+        for name, place in other.places.items():
+            whole[self.places[name]] = corruption[place]
+        return whole
 
     def build_region(self, corruption_set: CorruptionSet) -> Region:
         """Return the corruptions of these tensors that the set allows."""

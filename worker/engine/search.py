@@ -9,17 +9,14 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from worker.engine.corruption import ClosedForm, CorruptionSet
+from worker.engine.corruption import ClosedForm, Corruption, CorruptionSet, find_dtype, measure_norm, round_inwards
 from worker.engine.record import Candidate, Clean, Pool, Record
 from worker.engine.regions import Ball, Region
 from worker.engine.scopes import Scope
-from worker.engine.session import Evaluator
+from worker.engine.session import CORRUPTED_BYTES, Evaluator
 from worker.engine.smoothness import LANCZOS_STEPS, PRODUCT_PASSES, draw_start, make_hessian_product, run_lanczos, solve_ball
 from worker.engine.strategies import STRATEGIES, Move, Purse, SearchProblem, Strategy
 from worker.engine.tally import Outcome
-
-CORRUPTED_BYTES = 128 * 2**20
-"""Corrupted copies of a scope's weights that are held at once, so that they share one clean pass."""
 
 CURVED = frozenset({"second_order", "auto"})
 """The methods that can start where the gradient is zero."""
@@ -60,7 +57,7 @@ class CellResult:
     movable: int
     corrupted: int
     predicted: float
-    one_step: Tensor
+    one_step: Corruption
     first_order: Outcome
     worst: dict[str, Candidate]
     """The worst for "loss" and for each metric, over everything measured."""
@@ -106,7 +103,9 @@ class Run:
         self.purse.backward += gradient is not None
         if outcome.non_finite:
             self.stop_reason = "non_finite"
-        elif (stop_when is not None and stop_when(outcome)) or (gradient is not None and not torch.isfinite(gradient).all()):
+        elif (stop_when is not None and stop_when(outcome)) or (
+            gradient is not None and not math.isfinite(measure_norm(gradient, math.inf))
+        ):
             self.stop_reason = "converged"
         else:
             self._advance(outcome, gradient)
@@ -203,7 +202,7 @@ def _prepare(evaluator: Evaluator, cell: Cell, gradient: Tensor, pool: Pool, set
     random, worst_random = _measure_random(evaluator, cell, region, clean, settings, size)
     form = region.maximise(gradient)
     record, purse, start = Record(clean), Purse(settings.budget_passes), form.corruption
-    stuck = not start.any()
+    stuck = not form.value
     if stuck:
         # The first-order maximiser of a zero gradient is no corruption at all.
         record.take(Candidate("first_order", Outcome(clean.loss, dict(clean.metrics), 0), start))
@@ -251,8 +250,8 @@ def _make_second_order(
         spent = PRODUCT_PASSES * lanczos.products
         purse.forward += spent.forward
         purse.backward += spent.backward
-        best = solve_ball(lanczos, slope, region.corruption_set.epsilon).corruption
-        return scale * best if best.any() else None
+        best = solve_ball(lanczos, slope, region.corruption_set.epsilon).corruption[:]
+        return round_inwards(scale * best, find_dtype(evaluator.layout.dtype)) if best.any() else None
 
     return solve
 
@@ -264,11 +263,14 @@ def _run_side_by_side(evaluator: Evaluator, runs: Sequence[Run], stop_when: Stop
         for kind in ("loss", "margin", None):
             chosen = [run for run, of in zip(active, wanted, strict=True) if of == kind]
             corruptions = [run.move.corruption for run in chosen if run.move]
-            for run, (outcome, gradient) in zip(chosen, _measure(evaluator, corruptions, kind), strict=True):
-                run.take(outcome, gradient, stop_when)
+            measured = list(_measure(evaluator, corruptions, kind))
+            for run in chosen:
+                run.take(*measured.pop(0), stop_when)
 
 
-def _measure(evaluator: Evaluator, corruptions: Sequence[Tensor], kind: str | None) -> Sequence[tuple[Outcome, Tensor | None]]:
+def _measure(
+    evaluator: Evaluator, corruptions: Sequence[Corruption], kind: str | None
+) -> Sequence[tuple[Outcome, Tensor | None]]:
     if not corruptions:
         return []
     if kind is None:

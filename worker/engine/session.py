@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import FaultlineError, MemoryLimit
+from worker.engine.corruption import Corruption
 from worker.engine.data.dataset import Dataset
 from worker.engine.memory import Shrinking, describe_shortage
 from worker.engine.models.clean import CleanProgram, measure_bytes
@@ -23,6 +24,9 @@ SHARED_BYTES = 512 * 2**20
 """Clean activations kept for all scopes, over the batches from the first on that fit."""
 BOUNDARY_BYTES = 256 * 2**20
 """Clean activations kept for one scope, over the further batches; above it they are computed again per round."""
+CORRUPTED_BYTES = 128 * 2**20
+"""Corrupted copies of a scope's weights that are held at once, so that they share one clean pass. A copy that is larger alone is
+made tensor by tensor, anew for each micro-batch, where no gradient is wanted and the interpreter runs it."""
 SESSION_EXAMPLES = 64
 SESSION_SHARE = 0.25
 """Examples, and the share of all, that batches of one size must hold for ONNX Runtime to measure them: its sessions take time."""
@@ -120,10 +124,11 @@ class Evaluator:
         """Keep no clean activations: memory ran out."""
         self._kept, self._room = {}, 0
 
-    def measure(self, corruptions: Sequence[Tensor], objective: Objective | None = None) -> list[Outcome]:
+    def measure(self, corruptions: Sequence[Corruption], objective: Objective | None = None) -> list[Outcome]:
         """Apply each corruption [k] and return what it does on all of the data, by this objective. One forward pass each."""
-        judge = objective or self.session.objective
-        corrupted = [self.layout.apply(corruption) for corruption in corruptions]
+        judge, layout, program = objective or self.session.objective, self.layout, self.session.program
+        whole = layout.size_bytes <= CORRUPTED_BYTES or bool(program.nodes) or not self.session.clean.can_split
+        corrupted = [layout.apply(corruption) if whole else layout.apply_on_demand(corruption) for corruption in corruptions]
 
         def measure() -> list[Outcome]:
             tallies = [Tally(judge) for _ in corrupted]
@@ -137,7 +142,7 @@ class Evaluator:
 
         return self.session.run(measure)
 
-    def measure_with_gradient(self, corruptions: Sequence[Tensor], of: str = "loss") -> list[tuple[Outcome, Tensor]]:
+    def measure_with_gradient(self, corruptions: Sequence[Corruption], of: str = "loss") -> list[tuple[Outcome, Tensor]]:
         """Return the outcome and the gradient [k] of the mean loss at each w + a. One forward and one backward pass each.
 
         of: "loss", or "margin" for the gradient of its surrogate for the accuracy (objective.compute_margin_losses).
@@ -151,12 +156,9 @@ class Evaluator:
             # The runtime of an ONNX file judges what is not finite: it may clip or leave out what the interpreter does not.
             pairs = zip(outcomes, corruptions, strict=True)
             outcomes = [self.measure([corruption])[0] if outcome.non_finite else outcome for outcome, corruption in pairs]
-        return [
-            (outcome, self.layout.flatten({name: read_gradient(leaf) for name, leaf in leaves.items()}))
-            for outcome, leaves in zip(outcomes, corrupted, strict=True)
-        ]
+        return [(outcome, self.layout.gather(leaves)) for outcome, leaves in zip(outcomes, corrupted, strict=True)]
 
-    def differentiate(self, parameters: Sequence[Mapping[str, Tensor]], of: str = "loss") -> list[Outcome]:
+    def differentiate(self, parameters: Sequence[dict[str, Tensor]], of: str = "loss") -> list[Outcome]:
         """Return the outcome of each set of parameters, and leave the gradient of the mean loss in what requires one."""
         objective = self.session.objective
         compute = objective.compute_losses if of == "loss" else objective.compute_margin_losses
@@ -190,8 +192,3 @@ class Evaluator:
             self._kept[index] = boundary
             self._room -= size
         return boundary
-
-
-def read_gradient(leaf: Tensor) -> Tensor:
-    """Return the gradient that a backward pass left in `leaf`: zeros where the loss does not depend on it."""
-    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

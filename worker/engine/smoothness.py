@@ -15,7 +15,7 @@ from worker.engine.corruption import ClosedForm, CorruptionSet
 from worker.engine.models.split import SplitProgram
 from worker.engine.passes import Passes
 from worker.engine.scopes import Layout
-from worker.engine.session import Evaluator, Session, read_gradient
+from worker.engine.session import Evaluator, Session
 
 HessianProduct = Callable[[Tensor], Tensor]
 LANCZOS_STEPS = 20
@@ -187,7 +187,7 @@ def _make_second_derivative(session: Session, names: Sequence[str], corruption: 
             given = {name: g for name, g in zip(leaves, first, strict=True) if g is not None}
             slope = sum(((g.flatten() * pieces[name].to(g)).sum() for name, g in given.items()), start=loss * 0)
             slope.backward()
-            total += layout.flatten({name: read_gradient(leaf) for name, leaf in leaves.items()})
+            total += layout.gather(leaves)
         return total
 
     math = sdpa_kernel(SDPBackend.MATH)(multiply)

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from worker.engine.corruption import Corruption, add_corruptions, is_same
 from worker.engine.passes import Passes
 from worker.engine.regions import Region
 from worker.engine.tally import Outcome
@@ -34,7 +35,7 @@ Surrogate = Literal["loss", "margin"]
 class Move:
     """A corruption [k] to measure, the method that proposes it, and of what the gradient is wanted there."""
 
-    corruption: Tensor
+    corruption: Corruption
     method: str
     gradient_of: Surrogate | None = "loss"
 
@@ -74,10 +75,10 @@ class SearchProblem:
     region: Region
     clean_loss: float
     purse: Purse
-    draw: Callable[[int], Tensor]
-    find_best: Callable[[], Tensor]
+    draw: Callable[[int], Corruption]
+    find_best: Callable[[], Corruption]
     has_margin: bool = False
-    known: Tensor | None = None
+    known: Corruption | None = None
     is_flat: bool = False
     solve_second_order: Callable[[int], Tensor | None] = lambda passes: None  # noqa: ARG005 - what the default ignores
 
@@ -87,13 +88,13 @@ class SearchProblem:
         return "random" if self.is_flat else "first_order"
 
 
-def measure_once(start: Tensor, problem: SearchProblem) -> Strategy:
+def measure_once(start: Corruption, problem: SearchProblem) -> Strategy:
     """Measure the one-step corruption and stop."""
     yield Move(start, problem.first, None)
     return "single_step"
 
 
-def reapply(start: Tensor, problem: SearchProblem, most_steps: float = math.inf, first: str | None = None) -> Strategy:
+def reapply(start: Corruption, problem: SearchProblem, most_steps: float = math.inf, first: str | None = None) -> Strategy:
     """a_{j+1} = argmax over S of <a, grad L(w + a_j)>: no step size, always feasible, monotone where L is convex."""
     corruption, best, stalled, step = start, -math.inf, 0, 0
     while step <= most_steps:
@@ -102,24 +103,26 @@ def reapply(start: Tensor, problem: SearchProblem, most_steps: float = math.inf,
             return "budget"
         change = math.inf if outcome.loss is None else outcome.loss - problem.clean_loss
         stalled = 0 if change > best + SMALLEST_GAIN * abs(best) else stalled + 1
-        following = problem.region.maximise(gradient).corruption
-        if stalled >= PATIENCE or torch.equal(following, corruption) or not following.any():
+        following, predicted = problem.region.maximise(gradient)
+        if stalled >= PATIENCE or not predicted or is_same(following, corruption):
             return "converged"
         corruption, best, step = following, max(best, change), step + 1
+        del gradient, following  # what a step used may be large, and the next one needs its place
     return "converged"
 
 
-def ascend(start: Tensor, problem: SearchProblem, steps: int, of: Surrogate = "loss") -> Strategy:
+def ascend(start: Corruption, problem: SearchProblem, steps: int, of: Surrogate = "loss") -> Strategy:
     """Projected ascent: a_{j+1} = Pi_S(a_j + u_j), u_j the closed form of norm alpha_j = 2 epsilon (1 - j / K) over all k."""
     corruption, region = start, problem.region
     for step in range(steps):
         _, gradient = yield Move(corruption, "ascent", of)
         if gradient is None:
             return "budget"
-        move = region.step(gradient, FIRST_STEP * (1 - step / steps))
-        if not move.any():
+        move, predicted = region.step(gradient, FIRST_STEP * (1 - step / steps))
+        if not predicted:
             return "converged"
-        corruption = region.project(corruption + move)
+        corruption = region.project(add_corruptions(corruption, move))
+        del gradient, move
     yield Move(corruption, "ascent", None)
     return "converged"
 
@@ -133,7 +136,7 @@ def exchange(problem: SearchProblem, passes: int) -> Strategy:
         if gradient is None or outcome.loss is None:
             return "budget"
         improved = False
-        for mask in _list_exchanges(current, problem.region.weigh(gradient)):
+        for mask in _list_exchanges(current[:], problem.region.weigh(gradient)):
             if spent_before - problem.purse.left >= passes:
                 return "budget"
             tried, _ = yield Move(problem.region.maximise(gradient * mask).corruption, "exchange", None)
@@ -156,7 +159,7 @@ def _list_exchanges(current: Tensor, steepness: Tensor) -> Iterator[Tensor]:
                 yield mask
 
 
-def combine(start: Tensor, problem: SearchProblem) -> Strategy:
+def combine(start: Corruption, problem: SearchProblem) -> Strategy:
     """Re-apply, ascend, ascend the margin, exchange; then start from the smaller cells and at random."""
     # Each wins on some networks, and the large early steps of the ascent leave the first support.
     purse = problem.purse
@@ -181,7 +184,7 @@ def combine(start: Tensor, problem: SearchProblem) -> Strategy:
     return "budget"
 
 
-def solve_second_order(start: Tensor, problem: SearchProblem) -> Strategy:
+def solve_second_order(start: Corruption, problem: SearchProblem) -> Strategy:
     """Measure one step, then the maximiser of a^T g + a^T H a / 2 over the ball (p = 2, n = k), then re-apply from there."""
     if not problem.is_flat:
         yield Move(start, "first_order", None)
@@ -191,13 +194,13 @@ def solve_second_order(start: Tensor, problem: SearchProblem) -> Strategy:
     return (yield from reapply(corruption, problem, first="second_order"))
 
 
-def ascend_all(start: Tensor, problem: SearchProblem) -> Strategy:
+def ascend_all(start: Corruption, problem: SearchProblem) -> Strategy:
     """Ascend from the one-step corruption, with as many steps as the budget allows."""
     yield Move(start, problem.first, None)
     return (yield from ascend(start, problem, max(1, problem.purse.steps_left)))
 
 
-STRATEGIES: dict[str, Callable[[Tensor, SearchProblem], Strategy]] = {
+STRATEGIES: dict[str, Callable[[Corruption, SearchProblem], Strategy]] = {
     "first_order": measure_once,
     "reapplied": reapply,
     "ascent": ascend_all,

@@ -26,7 +26,7 @@ def test_round_trip_is_exact_and_repeats_byte_for_byte(tmp_path: Path, n: int | 
     assert paths[0].read_bytes() == paths[1].read_bytes()
     pieces = load_counterexample(paths[0])
     for what, candidate in result.worst.items():
-        assert torch.equal(build_corruption(pieces.get(what, pieces["loss"]), weights), candidate.corruption)
+        assert torch.equal(build_corruption(pieces.get(what, pieces["loss"]), weights), candidate.corruption[:].double())
     assert estimate_counterexample_bytes(result) >= 16 * (n or result.weights)
 
 

@@ -53,9 +53,9 @@ def test_every_kept_corruption_is_feasible_and_does_what_is_reported(
     session = build_session(build_mlp((3, 6, 4), seed=seed), seed=seed)
     [result] = run_search(session, [CorruptionSet(p, epsilon, n)], SearchSettings(method, 12, 3, seed))
     for candidate in result.worst.values():
-        assert p_norm(candidate.corruption, p) <= epsilon * (1 + 1e-9)
-        assert int((candidate.corruption != 0).sum()) <= (n or result.weights)
-        [again] = Evaluator(session, tuple(session.program.weights)).measure([candidate.corruption])
+        assert p_norm(candidate.corruption[:], p) <= epsilon * (1 + 1e-9)
+        assert int((candidate.corruption[:] != 0).sum()) <= (n or result.weights)
+        [again] = Evaluator(session, tuple(session.program.weights)).measure([candidate.corruption[:]])
         assert again == candidate.outcome
     worst = result.worst["loss"].outcome.loss
     assert worst is not None
@@ -150,7 +150,7 @@ def test_the_same_search_twice_is_bit_equal_and_grouping_of_cells_does_not_matte
     alone = [run_search(session, [entry], chosen)[0] for entry in sets]
     for one, other in zip(together, alone, strict=True):
         assert one.worst["loss"].outcome == other.worst["loss"].outcome
-        assert torch.equal(one.worst["loss"].corruption, other.worst["loss"].corruption)
+        assert torch.equal(one.worst["loss"].corruption[:], other.worst["loss"].corruption[:])
         assert (one.random, one.predicted, one.stop_reason) == (other.random, other.predicted, other.stop_reason)
 
 
@@ -203,4 +203,4 @@ def test_where_everything_measured_helps_the_worst_found_is_no_corruption() -> N
         worst, first = result.worst["loss"], result.first_order
         assert worst.outcome.loss == max(first.loss or 0.0, clean.loss or 0.0)
         assert (worst.method == "none") is ((first.loss or 0.0) < (clean.loss or 0.0))
-        assert bool(worst.corruption.any()) is (worst.method != "none")
+        assert bool(worst.corruption[:].any()) is (worst.method != "none")

@@ -24,7 +24,7 @@ from worker.engine.theory import (
 def test_eta_of_drawn_corruptions_follows_the_beta_law(k: int) -> None:
     g = torch.randn(k, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     chosen = CorruptionSet(2.0, 0.25)
-    drawn = [Ball(chosen, k).draw(seed) for seed in range(1000, 2500)]
+    drawn = [Ball(chosen, k).draw(seed)[:] for seed in range(1000, 2500)]
     # Rounding can put a cosine just above 1.
     etas = np.array([min(1.0, abs(float(a @ g)) / (0.25 * float(g.norm()))) for a in drawn])
     assert stats.kstest(compute_eta_cdf(etas, k), stats.uniform.cdf).pvalue > 0.01
@@ -79,7 +79,7 @@ def test_mean_random_loss_change_is_half_the_hessian_trace_per_weight() -> None:
         return ((hidden @ vector[18:21] + vector[21:].sum() - targets) ** 2).mean()
 
     epsilon = 0.02
-    drawn = [Ball(CorruptionSet(2.0, epsilon), 24).draw(seed) for seed in range(2000)]
+    drawn = [Ball(CorruptionSet(2.0, epsilon), 24).draw(seed)[:] for seed in range(2000)]
     # Antithetic pairs cancel the first order, which would drown the second in Monte-Carlo noise.
     changes = np.array([float((loss(w + a) + loss(w - a)) / 2 - loss(w)) for a in drawn])
     expected = epsilon**2 * hessian_trace(loss, w) / (2 * 24)

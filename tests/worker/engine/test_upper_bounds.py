@@ -87,14 +87,14 @@ def find_damage(session: Session, names: tuple[str, ...], chosen: CorruptionSet,
     zero = torch.zeros(k, dtype=torch.float64)
     corruption, worst, clean = zero, -math.inf, evaluator.measure([zero])[0].loss
     region = region_of(session, names, chosen)
-    drawn = [region.draw(seed) for seed in range(3)]
+    drawn = [region.draw(seed)[:] for seed in range(3)]
     assert clean is not None
     for outcome in evaluator.measure(drawn):
         worst = max(worst, (outcome.loss or math.inf) - clean)
     for _ in range(steps):
         ((outcome, gradient),) = evaluator.measure_with_gradient([corruption])
         worst = max(worst, (outcome.loss or math.inf) - clean)
-        corruption = region.maximise(gradient).corruption
+        corruption = region.maximise(gradient).corruption[:]
     return worst
 
 
@@ -216,7 +216,7 @@ def test_the_bound_on_accuracy_holds_and_is_below_one_for_small_sets() -> None:
         chosen = CorruptionSet(2.0, epsilon)
         region = region_of(session, names, chosen)
         bound = LossBounder(session).bound(names, region).metrics["accuracy"]
-        corrupted = evaluator.measure([region.maximise(gradient[1]).corruption])[0]
+        corrupted = evaluator.measure([region.maximise(gradient[1]).corruption[:]])[0]
         before, after = gradient[0].metrics["accuracy"], corrupted.metrics["accuracy"]
         assert before is not None
         assert after is not None

@@ -25,6 +25,21 @@ OMITTED = ""
 Environment = dict[str, Any]
 
 
+class OnDemand(Environment):
+    """An environment in which what is missing is made, by its name, each time that it is read."""
+
+    def __init__(self, make: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> Any:
+        return self._make(name)
+
+    def copy(self) -> "OnDemand":
+        """Return an environment of its own that makes the same, with nothing in it."""
+        return OnDemand(self._make)
+
+
 @dataclass(frozen=True)
 class Block:
     """A list of steps with formal inputs and outputs; names it does not define are the surrounding block's."""

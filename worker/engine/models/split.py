@@ -74,16 +74,18 @@ class SplitProgram:
         values = self._clean.run(parts.plan, parts.clean, inputs, made)
         return Boundary(parts, inputs, {**given, **values}, measure_bytes(values.values()), count)
 
-    def run_corrupted(self, boundary: Boundary, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+    def run_corrupted(self, boundary: Boundary, parameters: dict[str, Tensor]) -> dict[str, Any]:
         """Run the steps that depend on the corrupted weights, given in `parameters`."""
         program, parts = self._clean.program, boundary.parts
         if parts is None:
             return cut_batch(program.forward(parameters, boundary.inputs), program.batch, boundary.count)
-        environment = {**parts.fixed, **boundary.values, **parameters}
+        environment: Environment = parameters.copy()  # which may make what is in it when it is read
+        environment |= parts.fixed
+        environment |= boundary.values
         run_steps(parts.corrupted, environment, parts.drops)
         return cut_batch({name: environment[name] for name in program.outputs}, program.batch, boundary.count)
 
-    def measure_corrupted(self, boundary: Boundary, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+    def measure_corrupted(self, boundary: Boundary, parameters: dict[str, Tensor]) -> dict[str, Any]:
         """Do the same without autograd, by ONNX Runtime from the scope's cut on where it can."""
         parts = boundary.parts
         if parts is None or parts.cut is None:

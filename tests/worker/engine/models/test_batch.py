@@ -87,7 +87,7 @@ def test_figures_are_those_of_the_model_for_any_number(
     assert found.clean.loss == pytest.approx(expected.clean.loss, rel=1e-6)
     assert found.clean.metrics == expected.clean.metrics
     for name in names:
-        assert torch.allclose(found.by_weight[name], expected.by_weight[name], rtol=1e-4, atol=1e-6)
+        assert torch.allclose(found.flatten([name]), expected.flatten([name]), rtol=1e-4, atol=1e-6)
         evaluators = [Evaluator(opened.session, [name]) for opened in (free, fixed)]
         corruption = 0.3 * torch.randn(evaluators[0].layout.size, generator=torch.Generator().manual_seed(1))
         (a,), (b,) = (evaluator.measure([corruption]) for evaluator in evaluators)
