@@ -28,7 +28,7 @@ from schemas.base import canonical_bytes, compute_sha256
 from schemas.errors import Fault
 from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import TERMINAL_STATES, Job
-from schemas.plan import Plan
+from schemas.plan import Plan, PlanAnswer, UnsupportedPlan
 from schemas.policy import Policy
 from schemas.problem import Problem
 from schemas.report import Report
@@ -54,7 +54,7 @@ class FetchedReport(NamedTuple):
 class FetchedPlan(NamedTuple):
     """A plan with its canonical bytes."""
 
-    plan: Plan
+    plan: Plan | UnsupportedPlan
     content: bytes
 
 
@@ -200,16 +200,16 @@ class Client:
     def plan(
         self, request: AuditRequest | Mapping[str, Any], timeout_s: float = 600, on_wait: Callable[[Job], None] | None = None
     ) -> FetchedPlan:
-        """Return what an audit would cost.
+        """Return what an audit would cost, or which operators of the model are in its way.
 
         Raises:
-            AuditFailed: when it cannot be done, with everything that is in its way.
+            AuditFailed: when it cannot be done for another reason, with everything that is in its way.
             GaveUp: when the plan is not there in time.
 
         """
         checked = request if isinstance(request, AuditRequest) else check_document(AuditRequest, dict(request))
         response = self._await_result("/v1/audits:plan", canonical_bytes(checked), timeout_s, on_wait)
-        return FetchedPlan(_read(Plan, response), response.content)
+        return FetchedPlan(_read(PlanAnswer, response).root, response.content)
 
     def inspect(
         self, request: InspectionRequest, timeout_s: float = 600, on_wait: Callable[[Job], None] | None = None

@@ -52,6 +52,16 @@ class Fault:
     advice: str = ""
 
 
+@dataclass(frozen=True)
+class OperatorFault(Fault):
+    """An operator, or a form of one, that is not supported: how many nodes have it, and the names of the first of them."""
+
+    operator: str = ""
+    domain: str = ""
+    count: int = 0
+    nodes: tuple[str, ...] = ()
+
+
 class FaultlineError(Exception):
     """An error that a user can read; carries every fault that was found, not only the first."""
 
@@ -275,10 +285,13 @@ ErrorT = TypeVar("ErrorT", bound=FaultlineError)
 
 
 def join_errors(errors: Sequence[ErrorT]) -> ErrorT:
-    """Return one error with the faults of all, each once; its class is that of the first, the gravest.
+    """Return one error with the faults of all, each once; its class is that of the first, the gravest, and so is what it keeps.
 
     >>> joined = join_errors([ModelRefused(Fault("a")), DataMismatch(Fault("b"), Fault("a"))])
     >>> joined.code, [fault.what for fault in joined.faults]
     ('model_refused', ['a', 'b'])
     """
-    return type(errors[0])(*dict.fromkeys(fault for error in errors for fault in error.faults))
+    joined = type(errors[0])(*dict.fromkeys(fault for error in errors for fault in error.faults))
+    if isinstance(joined, UnsupportedOperator) and isinstance(errors[0], UnsupportedOperator):
+        joined.partial = errors[0].partial
+    return joined

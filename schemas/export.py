@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job
-from schemas.plan import Plan
+from schemas.plan import PlanAnswer
 from schemas.policy import Policy
 from schemas.problem import Problem
 from schemas.report import Report
@@ -23,7 +23,7 @@ DOCUMENTS: dict[str, tuple[type[BaseModel], Literal["validation", "serialization
     "job": (Job, "serialization"),
     "report": (Report, "serialization"),
     "verdict": (Verdict, "serialization"),
-    "plan": (Plan, "serialization"),
+    "plan": (PlanAnswer, "serialization"),
     "inspection_request": (InspectionRequest, "validation"),
     "inspection": (Inspection, "serialization"),
     "problem": (Problem, "serialization"),

@@ -5,7 +5,11 @@ The worker's child sends a PlanFigures; the supervisor adds what it knows for it
 
 from typing import Any, Literal
 
+from pydantic import RootModel
+
 from schemas.base import Output
+from schemas.inspection import InspectedCoverage, InspectedFile
+from schemas.problem import ProblemItem
 from schemas.report import Coverage, Flag, ModelFormat, Passes, Subject
 
 PlannedWork = Literal[
@@ -74,6 +78,7 @@ class PlannedSeconds(Output):
 class PlanFigures(Output):
     """What was counted and timed; the same in the child's result and in the published Plan."""
 
+    supported: Literal[True]
     coverage: Coverage
     scopes: tuple[PlannedScopes, ...]
     cells: int
@@ -99,8 +104,41 @@ class PlannedAudit(PlanFigures):
 
 
 class Plan(PlanFigures):
-    """The published plan of an audit that can be done; one that cannot ends in a problem instead."""
+    """The published plan of an audit that can be done."""
 
     schema_version: Literal[1]
     subject: Subject
     request: dict[str, Any]
+
+
+class MissingOperator(Output):
+    """An operator that is not supported: in how many nodes it stands, and the names of the first of them."""
+
+    operator: str
+    domain: str
+    count: int
+    nodes: tuple[str, ...]
+
+
+class UnsupportedFigures(Output):
+    """What was found of a model with operators outside the tables; the same in the child's result and in the published answer.
+
+    coverage: null where nothing of the model could be read without them. faults: everything that is in the way of the audit.
+    """
+
+    supported: Literal[False]
+    operators: tuple[MissingOperator, ...]
+    coverage: InspectedCoverage | None
+    faults: tuple[ProblemItem, ...]
+
+
+class UnsupportedPlan(UnsupportedFigures):
+    """What a plan says of a model that cannot be audited as it is: what is missing, and how much of it could be audited."""
+
+    schema_version: Literal[1]
+    file: InspectedFile
+    request: dict[str, Any]
+
+
+class PlanAnswer(RootModel[Plan | UnsupportedPlan]):
+    """What the call for a plan answers; `supported` tells which."""

@@ -63,7 +63,7 @@ def inspect_model(job: InspectionInput, report_progress: ReportProgress) -> insp
         opsets=_read_opsets(job.model_path, program),
         inputs=tuple(_show_input(spec) for spec in program.inputs),
         outputs=tuple(_show_output(name, compared.outputs.get(name)) for name in program.outputs),
-        coverage=_count_supported(program),
+        coverage=count_supported(program),
         components=_list_components(program, places),
         modules=_list_modules(program, places),
         tensors=(*_list_weights(program, places), *_list_others(program)),
@@ -166,7 +166,8 @@ def _show_output(name: str, value: Any) -> inspection.InspectedValue:
     return inspection.InspectedValue(name=name, dtype=_show_dtype(dtype), shape=shape, optional=False)
 
 
-def _count_supported(program: Program) -> inspection.InspectedCoverage:
+def count_supported(program: Program) -> inspection.InspectedCoverage:
+    """Return how many weights lead to an output through operators that are all supported."""
     # A node without a step makes nothing, so steps that lead to an output are those behind every hole.
     needed = set(program.outputs)
     for step in reversed(program.steps):

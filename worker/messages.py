@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from schemas.errors import AuditError, Fault, FaultlineError, LimitError, WorkerFault
 from schemas.inspection import InspectionFigures
 from schemas.job import JobKind
-from schemas.plan import PlannedAudit
+from schemas.plan import PlannedAudit, UnsupportedFigures
 from schemas.report import Measurement
 from worker.phases import Phase
 
@@ -99,7 +99,7 @@ class PlanMessage(_Message):
     """All that was counted and timed."""
 
     type: Literal["plan"] = "plan"
-    plan: PlannedAudit
+    plan: PlannedAudit | UnsupportedFigures
 
 
 class InspectionMessage(_Message):
@@ -135,7 +135,7 @@ class FailureMessage(_Message):
         return refuse_output(f"the unknown failure code {self.code!r}")
 
 
-Finding = Measurement | PlannedAudit | InspectionFigures
+Finding = Measurement | PlannedAudit | UnsupportedFigures | InspectionFigures
 """What a child finds out, by its kind of job."""
 AnyResult = ResultMessage | PlanMessage | InspectionMessage
 ChildMessage = ReadyMessage | StartedMessage | ProgressMessage | TimingMessage | AnyResult | FailureMessage
@@ -165,7 +165,7 @@ def build_result(found: Finding) -> AnyResult:
     """Return the message that carries what was found out of the child."""
     if isinstance(found, Measurement):
         return ResultMessage(measurement=found)
-    return PlanMessage(plan=found) if isinstance(found, PlannedAudit) else InspectionMessage(inspection=found)
+    return InspectionMessage(inspection=found) if isinstance(found, InspectionFigures) else PlanMessage(plan=found)
 
 
 def build_timing(phases: Iterable[Phase]) -> TimingMessage:
@@ -187,7 +187,11 @@ def take_result(message: AnyResult, kind: JobKind) -> Finding:
 def build_failure(error: FaultlineError) -> FailureMessage:
     """Return the message that carries `error` out of the child."""
     faults = error.faults[:MAX_FAULTS]
-    return FailureMessage(code=error.code, faults=tuple(FaultMessage(**vars(fault)) for fault in faults))
+    return FailureMessage(code=error.code, faults=tuple(_build_fault(fault) for fault in faults))
+
+
+def _build_fault(fault: Fault) -> FaultMessage:
+    return FaultMessage(what=fault.what, where=fault.where, expected=fault.expected, got=fault.got, advice=fault.advice)
 
 
 def refuse_output(got: str) -> NoReturn:

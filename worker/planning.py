@@ -10,6 +10,8 @@ from typing import Any, cast
 import torch
 
 from schemas import plan
+from schemas.errors import OperatorFault, UnsupportedOperator
+from schemas.problem import build_problem, clean_text
 from schemas.report import Passes as ShownPasses
 from schemas.request import BreakingPointRequest
 from worker.audit import AuditInput
@@ -22,6 +24,7 @@ from worker.engine.cells import plan_cells
 from worker.engine.corruption import LONG, CorruptionSet
 from worker.engine.gradient import GRADIENT_PASSES
 from worker.engine.memory import DIRECTIONS, measure_example
+from worker.engine.models.program import Program
 from worker.engine.opening import open_session
 from worker.engine.passes import Passes
 from worker.engine.record import POOL_BYTES
@@ -32,6 +35,7 @@ from worker.engine.smoothness import count_most_lanczos_passes
 from worker.engine.strategies import count_most_passes
 from worker.engine.timing import PassTimes, Stopwatch
 from worker.engine.upper_bounds import BOUND_PASSES
+from worker.inspecting import count_supported
 from worker.phases import ReportProgress
 from worker.places import check_places, find_flipped, find_point_scopes
 from worker.sources import build_source
@@ -73,7 +77,37 @@ class Part:
 
 def plan_audit(
     job: AuditInput, report_progress: ReportProgress, clock: Callable[[], float] = time.perf_counter
-) -> plan.PlannedAudit:
+) -> plan.PlannedAudit | plan.UnsupportedFigures:
+    """Return what the audit would cost, or which operators of the model are in its way and how far it could go without them.
+
+    What else cannot be done is refused as the audit would be; FaultlineError names every reason.
+    """
+    try:
+        return count_audit(job, report_progress, clock)
+    except UnsupportedOperator as error:
+        return describe_unsupported(error)
+
+
+def describe_unsupported(error: UnsupportedOperator) -> plan.UnsupportedFigures:
+    """Return what is known of a model with operators outside the tables, and everything that is in the way of its audit."""
+    missing = [fault for fault in error.faults if isinstance(fault, OperatorFault)]
+    return plan.UnsupportedFigures(
+        supported=False,
+        operators=tuple(
+            plan.MissingOperator(
+                operator=clean_text(fault.operator),
+                domain=clean_text(fault.domain),
+                count=fault.count,
+                nodes=tuple(map(clean_text, fault.nodes)),
+            )
+            for fault in missing
+        ),
+        coverage=count_supported(error.partial) if isinstance(error.partial, Program) else None,
+        faults=build_problem(error).errors,
+    )
+
+
+def count_audit(job: AuditInput, report_progress: ReportProgress, clock: Callable[[], float]) -> plan.PlannedAudit:
     """Return what the audit would cost; FaultlineError names every reason why it cannot be done."""
     report_progress("loading", 0, 1)
     started = clock()
@@ -87,6 +121,7 @@ def plan_audit(
     total = sum((part.passes for part in parts), Passes())
     session, held_out = opened.session, opened.held_out
     return plan.PlannedAudit(
+        supported=True,
         format=cast("Any", session.program.format),
         producer=session.program.producer,
         opset=session.program.opset,

@@ -11,12 +11,12 @@ from gate.evaluate import evaluate
 from schemas.base import canonical_bytes
 from schemas.inspection import InspectionFigures
 from schemas.kinds import JobRequest
-from schemas.plan import PlannedAudit
+from schemas.plan import PlannedAudit, UnsupportedFigures
 from schemas.report import Measurement, Report
 from schemas.request import AuditRequest
 from storage.artifacts import ArtifactStore
 from worker.messages import Finding, refuse_output
-from worker.report import assemble_inspection, assemble_plan, assemble_report
+from worker.report import assemble_inspection, assemble_plan, assemble_report, assemble_unsupported
 from worker.watch import check_plain_file
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -58,6 +58,8 @@ def publish(origin: Origin, found: Finding, scratch: Path, artifacts: ArtifactSt
     document: BaseModel
     if isinstance(found, PlannedAudit) and isinstance(request, AuditRequest):
         document = assemble_plan(request, digest, found, size)
+    elif isinstance(found, UnsupportedFigures) and isinstance(request, AuditRequest):
+        document = assemble_unsupported(request, found, size)
     elif isinstance(found, InspectionFigures):
         document = assemble_inspection(request.model.uri, found, size)
     else:

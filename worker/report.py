@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from schemas.base import SCHEMA_VERSION
 from schemas.inspection import InspectedFile, Inspection, InspectionFigures
-from schemas.plan import Plan, PlanFigures, PlannedAudit
+from schemas.plan import Plan, PlanFigures, PlannedAudit, UnsupportedFigures, UnsupportedPlan
 from schemas.report import (
     Counterexample,
     DataSubject,
@@ -47,6 +47,16 @@ def assemble_plan(request: AuditRequest, request_digest: str, planned: PlannedAu
         subject=_build_subject(request, request_digest, planned, planned.coverage.weights_total, model_size_bytes),
         request=echo_request(request),
         **{name: getattr(planned, name) for name in PlanFigures.model_fields},
+    )
+
+
+def assemble_unsupported(request: AuditRequest, found: UnsupportedFigures, model_size_bytes: int) -> UnsupportedPlan:
+    """Return what a plan says of a model that cannot be audited as it is."""
+    return UnsupportedPlan(
+        schema_version=SCHEMA_VERSION,
+        file=InspectedFile(sha256=read_digest(request.model.uri), size_bytes=model_size_bytes),
+        request=echo_request(request),
+        **{name: getattr(found, name) for name in UnsupportedFigures.model_fields},
     )
 
 

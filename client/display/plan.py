@@ -3,10 +3,12 @@
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from client.display.figures import one_line, show_count, show_digest, show_size
+from client.display.figures import one_line, show_count, show_digest, show_several, show_size
+from client.display.problem import print_items
 from client.display.report import draw_flag
 from client.display.sections import NARROW, build_grid, draw_share, print_section, start_table
-from schemas.plan import Plan
+from client.errors import ExitCode
+from schemas.plan import Plan, UnsupportedPlan
 
 SCOPES = {
     "model": "the whole model",
@@ -27,6 +29,26 @@ def print_plan(console: Console, plan: Plan) -> None:
     text = Text(f"About {show_duration(plan.seconds.total)}", style="bold")
     most = f" on a worker like this one, at most {show_duration(plan.seconds.at_most)}"
     console.print(text.append_text(Text(most, style="default")))
+
+
+def print_unsupported(console: Console, plan: UnsupportedPlan, code: ExitCode) -> None:
+    """Print what is in the way of an audit: operators with their counts, how far one could go, and every fault."""
+    rows = {"file": [show_size(plan.file.size_bytes), show_digest(plan.file.sha256)]}
+    if plan.coverage is not None:
+        supported, total = plan.coverage.weights_supported, plan.coverage.weights_total
+        share = f"{show_count(supported)} of {show_count(total)} ({supported / max(1, total):.1%})"
+        rows["weights"] = [f"{share} lead to an output through supported operators"]
+    print_section(console, "Model", [build_grid(rows)])
+    table = start_table("operator", "domain", ">nodes", "first of them")
+    for entry in plan.operators:
+        first = one_line(", ".join(entry.nodes[:5]))
+        table.add_row(one_line(entry.operator), one_line(entry.domain), show_count(entry.count), first)
+    print_section(console, "Unsupported operators", [table])
+    console.print(Text("Everything in the way", style="bold"))
+    print_items(console, plan.faults)
+    console.print()
+    missing = show_several(len(plan.operators), "unsupported operator")
+    console.print(Text(f"It cannot be audited as it is: {missing}, exit code {int(code)}", style="bold red"))
 
 
 def show_duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from schemas.artifact import Artifact
 from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job, JobPage
 from schemas.keys import KeyInfo, KeyPage, KeyRotation, MadeKey, NewKey
-from schemas.plan import Plan
+from schemas.plan import PlanAnswer
 from schemas.problem import Problem
 from schemas.report import Report
 from schemas.request import AuditRequest
@@ -22,7 +22,7 @@ from schemas.verdict_request import VerdictRequest
 Mode = Literal["validation", "serialization"]
 _POSTED: tuple[type[BaseModel], ...] = (AuditRequest, InspectionRequest, KeyRotation, NewKey, VerdictRequest)
 _ANSWERED: tuple[type[BaseModel], ...] = (
-    *(About, Artifact, Health, Inspection, Job, JobPage, Plan, Problem, Readiness, Report, UploadState, Verdict),
+    *(About, Artifact, Health, Inspection, Job, JobPage, PlanAnswer, Problem, Readiness, Report, UploadState, Verdict),
     *(KeyInfo, KeyPage, MadeKey, TrailPage),
 )
 _MODES: list[tuple[type[BaseModel], Mode]] = [

@@ -5,6 +5,7 @@ from service.openapi.examples import ARTIFACT, AUDIT_ID, AUDIT_REQUEST, MODEL_SH
 PLAN_JOB: Document = QUEUED_JOB | {"kind": "plan", "links": {"self": f"/v1/plans/{AUDIT_ID}"}}
 PLAN: Document = {
     "schema_version": 1,
+    "supported": True,
     "subject": REPORT["subject"],
     "request": {name: value for name, value in AUDIT_REQUEST.items() if name not in {"policy", "labels"}},
     "coverage": REPORT["coverage"],
@@ -49,6 +50,23 @@ PLAN: Document = {
     "seconds": {"forward": 0.008, "step": 0.031, "total": 6.2, "at_most": 6.2},
     "parity": 1.2e-6,
     "flags": [],
+}
+UNSUPPORTED_PLAN: Document = {
+    "schema_version": 1,
+    "supported": False,
+    "file": {"sha256": MODEL_SHA256, "size_bytes": 58903},
+    "request": PLAN["request"],
+    "operators": [{"operator": "Bend", "domain": "acme", "count": 2, "nodes": ["stage1/bend", "stage2/bend"]}],
+    "coverage": {"weights_total": 14458, "weights_supported": 9440, "tensors_total": 8, "tensors_supported": 4},
+    "faults": [
+        {
+            "what": "operator acme.Bend (opset 1) is not supported",
+            "where": "nodes stage1/bend, stage2/bend",
+            "expected": "an operator of docs/onnx_operators.md",
+            "got": "acme.Bend in 2 nodes",
+            "advice": "the domain 'acme' is not ONNX's: include the operator as a local function or export without it",
+        }
+    ],
 }
 INSPECTION_REQUEST: Document = {"model": {"uri": f"artifact:sha256:{MODEL_SHA256}", "format": "onnx"}}
 INSPECTION: Document = {

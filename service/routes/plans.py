@@ -15,7 +15,7 @@ from schemas.errors import (
 )
 from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job
-from schemas.plan import Plan
+from schemas.plan import PlanAnswer
 from schemas.request import AuditRequest
 from service.identity import Owner
 from service.openapi import examples, previews
@@ -35,13 +35,13 @@ Prefer = Annotated[
 QUEUED = answers(202, "The job; its result is not there yet.", Job, previews.PLAN_JOB, "Location", "Retry-After")
 SAME = answers_nothing(304, "The caller holds this result.", "ETag")
 POSTED = refuses(BadBody, Conflict, InvalidRequest, IdempotencyMismatch, TooLarge, UnsupportedMedia)
-PLAN = answers(200, "The plan.", Plan, previews.PLAN, "ETag", "Repr-Digest", "Content-Location")
+PLAN = answers(200, "The plan.", PlanAnswer, previews.PLAN, "ETag", "Repr-Digest", "Content-Location")
 INSPECTION = answers(200, "The inspection.", Inspection, previews.INSPECTION, "ETag", "Repr-Digest", "Content-Location")
 
 
 @router.post(AUDITS + ":plan", openapi_extra=takes(AuditRequest, examples.AUDIT_REQUEST), responses=PLAN | QUEUED | POSTED)
 async def post_plan(request: Request, owner: Owner, held: Held, _key: Key = None, prefer: Prefer = None) -> Response:
-    """Tell what an audit would cost: passes, cells, memory, seconds; or everything that is in its way (409)."""
+    """Tell what an audit would cost, or which operators are in its way; what else cannot be done is told whole (409)."""
     return await answer_posted(request, owner, held, "plan", prefer)
 
 

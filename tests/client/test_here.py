@@ -76,6 +76,7 @@ def test_an_audit_starts_its_own_service_and_up_finds_its_jobs_again(faultline: 
         assert again.stdout.rstrip("\n").encode() == (folder / "r.json").read_bytes()
         replayed = faultline("replay", "r.json", "--model", "model.pt", "--data", "data.npz", "--server", address, "--json")
         assert replayed.returncode == 0, replayed.stderr
+        write_bent(folder)
         check_looks(faultline, address)
         rows = json.loads(replayed.stdout)["rows"]
         assert {row["what"] for row in rows} == {"loss", "accuracy"}
@@ -137,8 +138,19 @@ def test_a_loss_from_a_file_and_a_model_in_several_give_the_figures_of_one_file(
     assert subject["objective"] == {"sha256": compute_sha256((folder / "loss.pt").read_bytes())}
 
 
+def write_bent(folder: Path) -> None:
+    """Write a model that ends with an operator that nobody knows."""
+    make = onnx.helper.make_node
+    nodes = [make("MatMul", ["x", "w"], ["a"]), make("Bend", ["a"], ["y"], name="bent", domain="acme")]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3]) for name in ("x", "y")]
+    stored = [onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32), "w")]
+    graph = onnx.helper.make_graph(nodes, "bent", values[:1], values[1:], stored)
+    imports = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("acme", 1)]
+    onnx.save_model(onnx.helper.make_model(graph, opset_imports=imports, ir_version=10), str(folder / "bent.onnx"))
+
+
 def check_looks(faultline: Faultline, address: str) -> None:
-    """A real worker plans the audit and inspects the model; what it cannot audit ends with its problem."""
+    """A real worker plans the audit and inspects the model; what it cannot audit ends with its problem or what is missing."""
     where = ("--server", address, "--json")
     planned = faultline("plan", "model.pt", "--data", "data.npz", *SETS, *where)
     assert planned.returncode == 0, planned.stderr
@@ -151,6 +163,11 @@ def check_looks(faultline: Faultline, address: str) -> None:
     assert refused.returncode == 2
     places = [fault["where"] for fault in json.loads(refused.stdout)["problem"]["errors"]]
     assert places == ["/scopes", "/data/inputs"]
+    bent = faultline("plan", "bent.onnx", "--data", "data.npz", *SETS, *where)
+    assert bent.returncode == 2, bent.stderr
+    found = json.loads(bent.stdout)
+    assert (found["supported"], found["coverage"]["weights_supported"]) == (False, 0)
+    assert found["operators"] == [{"operator": "Bend", "domain": "acme", "count": 1, "nodes": ["bent"]}]
 
 
 @contextlib.contextmanager

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from client.display.inspection import print_inspection
-from client.display.plan import print_plan
+from client.display.plan import print_plan, print_unsupported
 from client.errors import ExitCode
 from client.options import AuditOptions, prepare_inspection
 from schemas.inspection import Inspection
-from schemas.plan import Plan
+from schemas.plan import Plan, UnsupportedPlan
 from service.openapi import previews
 from tests.client.conftest import Inside
 from tests.client.test_display import ESCAPES, HOSTILE, render
@@ -26,33 +26,45 @@ FAULT = {
 }
 
 
+SHOWN = {"plan": previews.PLAN, "no plan": previews.UNSUPPORTED_PLAN, "inspection": previews.INSPECTION}
+
+
 def show(document: dict[str, Any], width: int = 100, code: ExitCode = ExitCode.SUCCESS) -> str:
     if "cells" in document:
         plan = Plan.model_validate(document)
         return ESCAPES.sub("", render(lambda console: print_plan(console, plan), width))
+    if "operators" in document and "supported" in document:
+        unsupported = UnsupportedPlan.model_validate(document)
+        return ESCAPES.sub("", render(lambda console: print_unsupported(console, unsupported, code), width))
     found = Inspection.model_validate(document)
     return ESCAPES.sub("", render(lambda console: print_inspection(console, found, code), width))
 
 
+FREE = frozenset(
+    re.findall(r"\w+", "name module producer operator domain what where got advice scope component reason")
+)  # fields that hold text from a file
+
+
 def replace_names(document: Any, name: str) -> Any:
     if isinstance(document, dict):
-        free = {"name", "module", "producer", "operator", "what", "where", "got", "advice", "scope", "component", "reason"}
         return {
-            key: name if key in free and isinstance(value, str) else replace_names(value, name) for key, value in document.items()
+            key: name if key in FREE and isinstance(value, str) else [name] if key == "nodes" else replace_names(value, name)
+            for key, value in document.items()
         }
     return [replace_names(value, name) for value in document] if isinstance(document, list) else document
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
-@pytest.mark.parametrize("document", [previews.PLAN, previews.INSPECTION], ids=["plan", "inspection"])
+@pytest.mark.parametrize("document", SHOWN.values(), ids=SHOWN)
 def test_nothing_is_wider_than_the_terminal(document: dict[str, Any], width: int) -> None:
     for given in (document, replace_names(document, "encoder.layers.11.attention.output." + "x" * 60)):
         assert max(map(len, show(given, width).splitlines())) <= width
 
 
-@pytest.mark.parametrize("document", [previews.PLAN, previews.INSPECTION], ids=["plan", "inspection"])
+@pytest.mark.parametrize("document", SHOWN.values(), ids=SHOWN)
 def test_names_cannot_touch_the_terminal(document: dict[str, Any]) -> None:
-    hostile = replace_names(document | {"unsupported": [FAULT], "refusals": [FAULT]}, HOSTILE)
+    more = {} if "supported" in document else {"unsupported": [FAULT], "refusals": [FAULT]}
+    hostile = replace_names(document | more, HOSTILE)
     shown = show(hostile)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown)
     assert "owned" in shown
@@ -70,6 +82,13 @@ def test_a_plan_says_what_it_costs() -> None:
         "22.9 MB",
     ):
         assert said in shown
+
+
+def test_a_plan_of_a_model_that_is_not_supported_says_what_is_missing() -> None:
+    shown = show(previews.UNSUPPORTED_PLAN, code=ExitCode.INCONCLUSIVE)
+    for said in ("9,440 of 14,458 (65.3%) lead", "Bend", "acme", "stage1/bend, stage2/bend", "include the operator"):
+        assert said in shown
+    assert shown.rstrip().endswith("It cannot be audited as it is: 1 unsupported operator, exit code 2")
 
 
 def test_an_inspection_says_what_is_inside() -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from schemas.data import DataReference
 from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job, JobPage
-from schemas.plan import Plan
+from schemas.plan import Plan, UnsupportedPlan
 from schemas.policy import Policy
 from schemas.problem import Problem
 from schemas.report import Report
@@ -30,6 +30,7 @@ SECTIONS: dict[type[BaseModel], str] = {
     Problem: "Problem",
     Report: "Report",
     Plan: "Plan",
+    UnsupportedPlan: "Plan",
     Inspection: "Inspection",
     InspectionRequest: "Inspection",
     Policy: "Policy",

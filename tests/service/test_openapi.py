@@ -12,7 +12,7 @@ from schemas.artifact import Artifact
 from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import Job, JobPage
 from schemas.keys import KeyInfo, KeyPage, KeyRotation, MadeKey, NewKey
-from schemas.plan import Plan
+from schemas.plan import Plan, UnsupportedPlan
 from schemas.policy import Policy
 from schemas.problem import MEDIA_TYPE
 from schemas.report import Report
@@ -49,6 +49,7 @@ def test_the_committed_document_is_the_one_that_the_code_writes() -> None:
         (JobPage, examples.JOB_PAGE),
         (Job, previews.PLAN_JOB),
         (Plan, previews.PLAN),
+        (UnsupportedPlan, previews.UNSUPPORTED_PLAN),
         (InspectionRequest, previews.INSPECTION_REQUEST),
         (Inspection, previews.INSPECTION),
         (Policy, examples.POLICY),

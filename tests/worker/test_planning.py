@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from torch import nn
 
-from schemas.errors import FaultlineError
-from schemas.plan import PlannedAudit
+from schemas.errors import FaultlineError, UnsupportedOperator
+from schemas.plan import PlannedAudit, UnsupportedFigures
+from schemas.problem import build_problem
 from schemas.report import Measurement
 from schemas.request import AuditRequest
 from tests.examples.artifacts import ARTIFACTS
 from tests.worker.audits import DIGEST, write_job
+from tests.worker.engine.models.onnx.graphs import initializer, node, save
 from tests.worker.test_audit import write_gated
 from worker.audit import AuditInput, measure_audit
 from worker.planning import plan_audit
@@ -23,7 +25,9 @@ COUNTED = {"search", "breaking_points", "bit_flips"}
 
 
 def plan(job: AuditInput) -> PlannedAudit:
-    return plan_audit(job, lambda *_: None, time.process_time)
+    planned = plan_audit(job, lambda *_: None, time.process_time)
+    assert isinstance(planned, PlannedAudit)
+    return planned
 
 
 def count_planned(planned: PlannedAudit) -> int:
@@ -186,3 +190,34 @@ def test_a_plan_refuses_what_an_audit_refuses(tmp_path: Path) -> None:
         told.append((caught.value.code, caught.value.faults))
     assert told[0] == told[1]
     assert len(told[0][1]) == 2
+
+
+def write_bent(folder: Path) -> AuditInput:
+    """Write an audit of a model with operators outside the tables between two layers, of 16 and of 12 weights."""
+    nodes = [
+        node("MatMul", ["inputs", "before"], ["a"]),
+        node("Bend", ["a"], ["b"], name="first", domain="acme"),
+        node("Bend", ["b"], ["c"], name="second", domain="acme"),
+        node("StringSplit", ["c"], ["d"], name="words"),
+        node("MatMul", ["d", "after"], ["y"]),
+    ]
+    stored = [initializer(name, np.ones(shape, np.float32)) for name, shape in (("before", (4, 4)), ("after", (4, 3)))]
+    path = save(folder, nodes, stored=stored, inputs={"inputs": 1}, opsets={"": 20, "acme": 1})
+    job = write_job(folder, scopes=[{"name": "heads", "match": "head.*"}])
+    return AuditInput(job.request, path, job.data_path, job.scratch)
+
+
+def test_a_plan_lists_the_operators_that_are_missing_and_how_far_an_audit_could_go(tmp_path: Path) -> None:
+    job = write_bent(tmp_path)
+    planned = plan_audit(job, lambda *_: None, time.process_time)
+    assert isinstance(planned, UnsupportedFigures)
+    assert [(entry.operator, entry.domain, entry.count, entry.nodes) for entry in planned.operators] == [
+        ("Bend", "acme", 2, ("first", "second")),
+        ("StringSplit", "ai.onnx", 1, ("words",)),
+    ]
+    assert planned.coverage is not None
+    assert (planned.coverage.weights_supported, planned.coverage.weights_total) == (12, 28)
+    with pytest.raises(UnsupportedOperator) as caught:
+        measure_audit(job, lambda *_: None)
+    assert planned.faults == build_problem(caught.value).errors
+    assert any("head.*" in fault.what for fault in planned.faults)  # what else is wrong stands beside it

@@ -4,7 +4,7 @@ Only functions of tensors and numbers stand here: none of them opens a file, a s
 calls back into Python. An in-place form (trailing underscore) is allowed where its plain form is.
 """
 
-from schemas.errors import Fault
+from schemas.errors import Fault, OperatorFault
 
 
 def split_names(text: str) -> frozenset[str]:
@@ -146,12 +146,16 @@ def strip_in_place(name: str) -> str:
     return name
 
 
-def describe_unsupported(name: str, got: str) -> Fault:
-    """Return the fault for an operator outside the table."""
-    return Fault(
+def describe_unsupported(name: str, count: int, what: str = "node") -> Fault:
+    """Return the fault for an operator outside the table, found so many times."""
+    domain, _, operator = name.partition("::")
+    return OperatorFault(
         f"operator {name} is not supported",
         where=name,
         expected="PyTorch operators of the support table",
-        got=got,
+        got=f"{count} {what}{'s' * (count > 1)}",
         advice="rewrite this part with standard tensor operators, or export the model to ONNX",
+        operator=operator or name,
+        domain=domain if operator else "",
+        count=count,
     )

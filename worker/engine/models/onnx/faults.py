@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from schemas.errors import AuditError, Fault, ModelRefused, ModelUnreadable, UnsupportedOperator, join_errors
+from schemas.errors import AuditError, Fault, ModelRefused, ModelUnreadable, OperatorFault, UnsupportedOperator, join_errors
 from worker.engine.models.onnx.operators.refused import REFUSED
 from worker.engine.models.onnx.registry import NEWEST_OPSET, OLDEST_OPSET
 
 NAMED_NODES = 5
 """How many nodes a fault names before it only counts."""
+LISTED_NODES = 50
+"""How many a plan lists."""
 MAX_FAULTS = 200
 """A hostile file must not make an endless report."""
 
@@ -81,12 +83,16 @@ def _describe(missing: Missing, nodes: Sequence[str]) -> Fault:
     title = f"{missing.domain}.{missing.operator}" if missing.domain else missing.operator
     shown = ", ".join(nodes[:NAMED_NODES]) + (", ..." if len(nodes) > NAMED_NODES else "")
     count = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
-    return Fault(
+    return OperatorFault(
         what=f"operator {title} (opset {missing.opset}) {missing.reason}",
         where=f"nodes {shown}",
         expected="an operator of docs/onnx_operators.md",
         got=f"{title} in {count}",
         advice=_advise(missing),
+        operator=missing.operator,
+        domain=missing.domain or "ai.onnx",
+        count=len(nodes),
+        nodes=tuple(nodes[:LISTED_NODES]),
     )
 
 

@@ -81,7 +81,7 @@ class Importer:
     def describe_unsupported(self) -> tuple[Fault, ...]:
         """Return one fault for each operator outside the table that the graph reached, with its count."""
         counts = sorted(self.unsupported.items())
-        return tuple(describe_unsupported(kind, f"{count} node{'s' * (count > 1)}") for kind, count in counts)
+        return tuple(describe_unsupported(kind, count) for kind, count in counts)
 
     def resolve(self, argument: Argument, scope: Scope, node: str) -> Given | Read:
         """Return what an argument stands for: a known value, or the name under which steps find it."""

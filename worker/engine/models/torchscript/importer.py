@@ -91,7 +91,7 @@ class Importer:
         """
         if self.unsupported:
             counts = sorted(self.unsupported.items())
-            raise UnsupportedOperator(*(describe_unsupported(kind, f"{count} node{'s' * (count > 1)}") for kind, count in counts))
+            raise UnsupportedOperator(*(describe_unsupported(kind, count) for kind, count in counts))
 
     def read(self, value: Any) -> str:
         """Return the name under which steps find a graph value; a known one becomes a constant of the program."""

@@ -87,12 +87,7 @@ def check_sources(sources: Sequence[Source]) -> Iterator[FaultlineError]:
     if faults:
         yield ModelRefused(*faults)
     if unknown:
-        yield UnsupportedOperator(
-            *(
-                describe_unsupported(name, f"{count} mention{'s' if count > 1 else ''} in the code")
-                for name, count in sorted(unknown.items())
-            )
-        )
+        yield UnsupportedOperator(*(describe_unsupported(name, count, "mention") for name, count in sorted(unknown.items())))
 
 
 def walk_levels(tree: ast.AST) -> tuple[list[ast.AST], int]:
