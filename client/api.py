@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 import httpx2
@@ -28,6 +28,7 @@ from schemas.base import canonical_bytes, compute_sha256
 from schemas.errors import Fault
 from schemas.inspection import Inspection, InspectionRequest
 from schemas.job import TERMINAL_STATES, Job
+from schemas.keys import KeyInfo, KeyPage, KeyRotation, MadeKey, NewKey
 from schemas.plan import Plan, PlanAnswer, UnsupportedPlan
 from schemas.policy import Policy
 from schemas.problem import Problem
@@ -37,6 +38,7 @@ from schemas.validation import check_document
 from schemas.verdict import Verdict
 
 JSON = {"content-type": "application/json"}
+KEYS = "/v1/keys"
 POLL_S = 20
 """How long the server is asked to hold a question back until the audit changes."""
 
@@ -223,6 +225,30 @@ class Client:
         """
         response = self._await_result("/v1/models:inspect", canonical_bytes(request), timeout_s, on_wait)
         return FetchedInspection(_read(Inspection, response), response.content)
+
+    def create_key(self, new: NewKey) -> MadeKey:
+        """Return a new key, which is told this once; needs an admin's key. Not repeated when the answer is lost."""
+        return _read(MadeKey, self._transport.call("POST", KEYS, headers=JSON, body=canonical_bytes(new), once=True))
+
+    def rotate_key(self, key_id: str, rotation: KeyRotation) -> MadeKey:
+        """Return a successor of a key, which then ends after the overlap. Not repeated when the answer is lost."""
+        path, body = f"{KEYS}/{quote(key_id, safe='')}/rotate", canonical_bytes(rotation)
+        return _read(MadeKey, self._transport.call("POST", path, headers=JSON, body=body, once=True))
+
+    def revoke_key(self, key_id: str) -> KeyInfo:
+        """Return a key, which opens nothing from now on."""
+        return self._ask(KeyInfo, "DELETE", f"{KEYS}/{quote(key_id, safe='')}")
+
+    def list_keys(self, tenant: str | None = None) -> list[KeyInfo]:
+        """Return all keys of a tenant, or all that the admin manages, newest first."""
+        found: list[KeyInfo] = []
+        query = {"limit": "100"} | ({"tenant": tenant} if tenant is not None else {})
+        while True:
+            page = self._ask(KeyPage, "GET", f"{KEYS}?{urlencode(query)}")
+            found += page.items
+            if page.next is None:
+                return found
+            query["cursor"] = page.next
 
     def _await_result(self, path: str, body: bytes, timeout_s: float, on_wait: Callable[[Job], None] | None) -> httpx2.Response:
         """Post a request whose result is the answer, and ask until it is there."""

@@ -12,6 +12,7 @@ import click
 
 from client.commands.audit import audit
 from client.commands.inspect import inspect
+from client.commands.keys import keys
 from client.commands.plan import plan
 from client.commands.replay import replay
 from client.commands.report import report
@@ -22,7 +23,7 @@ from client.commands.verdict import verdict
 from client.commands.worker import worker
 from client.display.consoles import build_messages, silence, write_json
 from client.display.problem import print_error
-from client.errors import AuditFailed, ExitCode, GaveUp, ProblemError, choose_exit_code
+from client.errors import AuditFailed, ExitCode, GaveUp, ProblemError, Refused, choose_exit_code
 from schemas.errors import FaultlineError
 from schemas.problem import build_problem, clean_text
 from schemas.version import VERSION
@@ -39,7 +40,7 @@ def faultline() -> None:
     """Audit trained models for the damage that small changes of their weights can do, and gate deployments on it."""
 
 
-for command in (up, inspect, plan, audit, status, report, verdict, cancel, replay, worker):
+for command in (up, inspect, plan, audit, status, report, verdict, cancel, replay, keys, worker):
     faultline.add_command(command)
 
 
@@ -84,6 +85,8 @@ def _show_error(error: FaultlineError, *, as_json: bool) -> ExitCode:
         problem = error.problem if isinstance(error, ProblemError) else build_problem(error)
         write_json(describe_result(error.job if isinstance(error, GaveUp | AuditFailed) else None, code, problem=problem))
     print_error(build_messages(), error)
+    if isinstance(error, Refused) and error.problem.status == 401:
+        build_messages().print("The key is read from FAULTLINE_KEY, or from the file that --key-file names.")
     return code
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from client.api import Client
 from client.embedded import run_service
 from client.errors import BadUsage
+from client.transport import is_local
 from schemas.errors import Fault
 
 if sys.platform != "win32":
@@ -92,4 +93,5 @@ def _read_address(content: bytes) -> str | None:
         address = json.loads(content)["url"]
     except (ValueError, KeyError, TypeError):  # it has just started and not written its address yet
         return None
-    return str(address)
+    # The folder may be a stranger's, and a key goes to where it says: services that are found so are on this machine.
+    return str(address) if is_local(str(address)) else None

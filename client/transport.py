@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 import httpx2
 from pydantic import ValidationError
 
+from client.credentials import check_key
 from client.errors import BadUsage, Refused, Unreachable
 from schemas.errors import Fault
 from schemas.problem import Problem
@@ -22,6 +23,9 @@ CONNECT_S = 10.0
 ANSWER_S = 60.0
 REPEATABLE = frozenset({429, 502, 503, 504})
 """Answers after which the same call may succeed later."""
+
+UNDONE = frozenset({429, 503})
+"""Those after which nothing was done, for sure."""
 
 
 class FilePart(NamedTuple):
@@ -42,6 +46,7 @@ class Transport:
         self.server = check_server(server)
         headers = {"user-agent": f"faultline/{VERSION}", "accept": "application/json"}
         if key:
+            key = check_key(key, "the key")
             headers["authorization"] = f"Bearer {key}"
         self.patience_s = patience_s
         timeout = httpx2.Timeout(ANSWER_S, connect=CONNECT_S)
@@ -53,9 +58,16 @@ class Transport:
         self._http.close()
 
     def call(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: Body = None, answer_s: float = ANSWER_S
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Body = None,
+        answer_s: float = ANSWER_S,
+        once: bool = False,
     ) -> httpx2.Response:
-        """Return the server's answer, whatever its status; the call must be one that may be repeated.
+        """Return the server's answer, whatever its status; unless `once`, the call must be one that may be repeated.
 
         Raises:
             Unreachable: when no attempt brought an answer in time.
@@ -68,11 +80,12 @@ class Transport:
             try:
                 response = self._send(method, path, headers, body, answer_s)
             except httpx2.TransportError as error:
-                if time.monotonic() + pause_s > give_up:
+                has_arrived = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)  # perhaps
+                if (once and has_arrived) or time.monotonic() + pause_s > give_up:
                     raise Unreachable(self._describe_silence(error)) from error
             else:
                 pause_s = max(pause_s, _read_retry_after(response))
-                if response.status_code not in REPEATABLE or time.monotonic() + pause_s > give_up:
+                if response.status_code not in (UNDONE if once else REPEATABLE) or time.monotonic() + pause_s > give_up:
                     return response
             time.sleep(pause_s)
 

@@ -53,7 +53,6 @@ def _check_utc(value: datetime) -> datetime:
 
 UtcTime = Annotated[datetime, AfterValidator(_check_utc)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-ArtifactUri = Annotated[str, Field(pattern=r"^artifact:sha256:[0-9a-f]{64}$")]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from schemas.base import ArtifactUri, Input, Name, PositiveFloat, check_unique
+from schemas.base import Input, Name, PositiveFloat, check_unique
+from schemas.references import Reference
 
 Dtype = Literal["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 Columns = Name | Annotated[tuple[Name, ...], Field(min_length=1, max_length=100_000)]
@@ -47,10 +48,9 @@ class Preprocess(Input):
         return self
 
 
-class DataReference(Input):
+class DataReference(Reference):
     """The data the loss is measured on: arrays of one length, one row per example. docs/data.md has an example per format."""
 
-    uri: ArtifactUri
     format: Literal["auto", "npz", "npy", "safetensors", "parquet", "arrow", "csv", "jsonl", "images", "tar", "datasets"] = "auto"
     inputs: dict[Name, Columns] = {}
     target: Name | int = "labels"

@@ -25,6 +25,9 @@ FaultlineError
 │   ├── DataUnreadable      truncated, pickled, not what its format says
 │   ├── DataMismatch        columns, shapes, dtypes, labels do not fit
 │   └── ScopeError          a requested scope matches nothing
+├── FetchError              a reference cannot be fetched              job failed
+│   ├── FetchRefused        the place, its address or a link on the way is not allowed
+│   └── FetchFailed         it is not there, too large, too slow, or not what was pinned
 ├── LimitError              a resource ran out                         job failed
 │   ├── TimeLimit
 │   ├── MemoryLimit
@@ -225,6 +228,24 @@ class ScopeError(AuditError):
     """A requested scope matches no weight of the model."""
 
     code, title = "scope", "A scope matches no weights"
+
+
+class FetchError(FaultlineError):
+    """A file that the request names by its place cannot be fetched."""
+
+    code, title, status = "fetch", "A file cannot be fetched", 422
+
+
+class FetchRefused(FetchError):
+    """The place, an address that it leads to or a redirect on the way is not allowed."""
+
+    code, title = "fetch_refused", "A file may not be fetched"
+
+
+class FetchFailed(FetchError):
+    """The file is not there, too large, too slow, or has not the digest that was pinned."""
+
+    code, title = "fetch_failed", "A file could not be fetched"
 
 
 class LimitError(FaultlineError):

@@ -5,6 +5,7 @@ from typing import Literal
 from schemas.base import SCHEMA_VERSION, Input, Output
 from schemas.data import DataReference
 from schemas.problem import ProblemItem
+from schemas.references import NamedFile
 from schemas.report import ModelFormat
 from schemas.request import ModelReference
 
@@ -25,9 +26,9 @@ class InspectionRequest(Input):
         """No labels: an inspection is not listed."""
         return {}
 
-    def list_references(self) -> list[tuple[str, str]]:
-        """Return the field and the URI of every file that the request names."""
-        return [("model", self.model.uri), *([("data", self.data.uri)] if self.data is not None else [])]
+    def list_references(self) -> list[NamedFile]:
+        """Return every file that the request names, with its field."""
+        return [self.model.name_as("model"), *([self.data.name_as("data")] if self.data is not None else [])]
 
 
 class InspectedFile(Output):

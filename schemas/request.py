@@ -6,17 +6,16 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from schemas.base import (
     SCHEMA_VERSION,
-    ArtifactUri,
     Input,
     Name,
     Norm,
     PositiveFloat,
-    Sha256,
     check_unique,
 )
 from schemas.data import AuditData, DataReference
 from schemas.limits import Along, Limit, MetricName
 from schemas.policy import Demand, Policy, RequiredClean
+from schemas.references import NamedFile, Reference
 
 Corruptible = Annotated[int, Field(ge=1)]
 MAX_CELLS_PER_SCOPE = 1000
@@ -24,19 +23,10 @@ MOST_WEIGHTS = 1e12
 """More than any model has."""
 
 
-class ModelReference(Input):
+class ModelReference(Reference):
     """The model under audit."""
 
-    uri: ArtifactUri
     format: Literal["auto", "onnx", "torchscript", "pt2"] = "auto"
-    sha256: Sha256 | None = None
-
-    @model_validator(mode="after")
-    def _check_pin(self) -> Self:
-        if self.sha256 is not None and not self.uri.endswith(self.sha256):
-            message = f"sha256 pins {self.sha256}, but uri names {self.uri}; they must be the same digest"
-            raise ValueError(message)
-        return self
 
 
 class Precision(Input):
@@ -328,11 +318,11 @@ class AuditRequest(Input):
             return SEARCH_EXAMPLES
         return self.data.max_examples
 
-    def list_references(self) -> list[tuple[str, str]]:
-        """Return the field and the URI of every file that the request names."""
-        held_out = [("evaluate_on", self.evaluate_on.uri)] if self.evaluate_on is not None else []
-        loss = [("objective/program", self.objective.program.uri)] if self.objective.program is not None else []
-        return [("model", self.model.uri), ("data", self.data.uri), *held_out, *loss]
+    def list_references(self) -> list[NamedFile]:
+        """Return every file that the request names, with its field."""
+        held_out = [self.evaluate_on.name_as("evaluate_on")] if self.evaluate_on is not None else []
+        loss = [self.objective.program.name_as("objective/program")] if self.objective.program is not None else []
+        return [self.model.name_as("model"), self.data.name_as("data"), *held_out, *loss]
 
     def list_limits(self) -> list[str]:
         """Return the fields that ask for limits, which need the loss of every example."""

@@ -19,7 +19,6 @@ MAX_SHOWN = 80
 GENERAL_ADVICE = "Correct the value; docs/contract.md describes every field."
 _PATTERNS = {
     r"^[0-9a-f]{64}$": "a sha-256 of 64 lower-case hexadecimal digits",
-    r"^artifact:sha256:[0-9a-f]{64}$": "artifact:sha256: followed by 64 lower-case hexadecimal digits",
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$": "1 to 128 letters, digits, dots, dashes or underscores, a letter or digit first",
 }
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from schemas.errors import FaultlineError, Unavailable
-from schemas.keys import DAY_S, OPERATOR, MadeKey, NewKey
+from schemas.keys import OPERATOR, MadeKey, NewKey
 from service.settings import BadSettings, Settings
 from storage.connection import SERVICE_RETRIES, connect_async
 from storage.keys import KeyStore
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make an admin key, print it on standard output, and return the exit code."""
     given = _parse(arguments)
     try:
-        new = NewKey(label=given.label, scopes=("admin",), tenant=given.tenant, expires_in_s=_read_life(given.expires_in_days))
+        new = NewKey(label=given.label, scopes=("admin",), tenant=given.tenant, expires_in_s=given.expires_in_s)
     except ValidationError as error:
         for entry in error.errors(include_url=False):
             sys.stderr.write(f"faultline: {entry['loc'][0]}: {entry['msg']}, got {entry['input']!r}\n")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"faultline: {fault.what}; {fault.advice}\n")
         return FAILED if isinstance(error, Unavailable) else USAGE
     sys.stderr.write(f"Admin key {made.info.id} of tenant {made.info.tenant}; it is shown this once:\n")
-    sys.stdout.write(f"{made.key}\n")
+    sys.stdout.write(f"{made.model_dump_json() if given.json else made.key}\n")
     return 0
 
 
@@ -89,12 +89,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, default=default_folder, help="folder of `faultline up` (default: %(default)s)")
     parser.add_argument("--tenant", default=OPERATOR, help="whose key it is (default: %(default)s)")
     parser.add_argument("--label", default=CREATOR, help="what it is called (default: %(default)s)")
-    parser.add_argument("--expires-in-days", type=float, help="when it ends (default: never)")
+    parser.add_argument("--expires-in-s", type=int, help="seconds until it ends (default: never)")
+    parser.add_argument("--json", action="store_true", help="print what POST /v1/keys would answer")
     return parser.parse_args(arguments)
-
-
-def _read_life(days: float | None) -> int | None:
-    return None if days is None else round(days * DAY_S)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from schemas.errors import InvalidRequest
 from service.browsers import is_loopback
+from storage.sources.rules import SourceRules
 from storage.urls import check_redis_url
 from telemetry.settings import TelemetrySettings
 
@@ -25,7 +26,7 @@ def _check_address(value: str) -> str:
         raise ValueError(str(error)) from None
 
 
-class Settings(TelemetrySettings):
+class Settings(SourceRules, TelemetrySettings):
     """Environment of the API process; docs/http.md lists every variable."""
 
     model_config = SettingsConfigDict(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from fastapi import Request
 
@@ -9,6 +10,7 @@ from schemas.base import canonical_bytes, compute_sha256
 from schemas.errors import Fault, InvalidRequest
 from schemas.job import JobKind
 from schemas.kinds import REQUESTS, JobRequest, compute_request_digest
+from schemas.references import ARTIFACT, read_place
 from schemas.version import ENGINE_VERSION
 from service.bodies import read_document
 from service.metrics import ACCEPTED
@@ -16,6 +18,7 @@ from service.strict_json import check_json
 from storage.artifacts import ArtifactStore
 from storage.doorbell import Doorbell
 from storage.queue import Accepted, JobQueue
+from storage.sources.rules import SourceRules
 
 logger = logging.getLogger("faultline.service")
 MAX_KEY_CHARACTERS = 255
@@ -41,10 +44,10 @@ async def read_submission(request: Request, limit: int, kind: JobKind) -> tuple[
 
 
 async def submit(
-    queue: JobQueue, store: ArtifactStore, owner: str, request: JobRequest, key: str | None, kind: JobKind
+    queue: JobQueue, store: ArtifactStore, rules: SourceRules, owner: str, request: JobRequest, key: str | None, kind: JobKind
 ) -> Accepted:
     """Put `request` into the queue, or find the job that it is already."""
-    await check_artifacts(store, owner, request)
+    await check_files(store, rules, owner, request)
     digest = compute_request_digest(request, ENGINE_VERSION, kind)
     body = canonical_bytes(request) + (b"" if kind == "audit" else kind.encode())
     accepted = await queue.accept(request, owner, digest, key, compute_sha256(body), kind)
@@ -53,18 +56,20 @@ async def submit(
     return accepted
 
 
-async def check_artifacts(store: ArtifactStore, owner: str, request: JobRequest) -> None:
-    """Check that everything the request names was uploaded.
+async def check_files(store: ArtifactStore, rules: SourceRules, owner: str, request: JobRequest) -> None:
+    """Check that everything the request names was uploaded, or may be fetched as far as that can be told from here.
 
     Raises:
         InvalidRequest: with one fault per reference that leads nowhere.
 
     """
     faults = []
-    for part, uri in request.list_references():
-        sha256 = uri.rpartition(":")[2]
-        if await asyncio.to_thread(store.path, owner, sha256) is None:
-            advice = f"Upload the file with PUT /v1/artifacts/{sha256} first."
+    for part, uri, sha256 in request.list_references():
+        fault = rules.find_fault(uri, owner, pinned=sha256 is not None)
+        if fault is not None:
+            faults.append(replace(fault, where=f"/{part}/uri"))
+        elif uri.startswith(ARTIFACT) and await asyncio.to_thread(store.path, owner, read_place(uri).name) is None:
+            advice = f"Upload the file with PUT /v1/artifacts/{read_place(uri).name} first."
             faults.append(Fault(f"the {part} was not uploaded", f"/{part}/uri", "an artifact in the store", uri, advice))
     if faults:
         raise InvalidRequest(*faults)

@@ -1,9 +1,10 @@
 """Leases: the store as workers see it. A job belongs to the attempt that claimed it, for as long as that attempt beats."""
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import redis
 
@@ -21,6 +22,7 @@ MOST_RINGS: Final = 16
 
 Beat = Literal["ok", "cancel", "lost"]
 End = Literal["succeeded", "failed", "cancelled"]
+NotedAnswer = Literal["ok", "lost", "waits"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class Claim:
     request_digest: str
     report_sha256: str | None
     kind: JobKind = "audit"
+    files: dict[str, str] = field(default_factory=dict)
+    """Digests of what earlier attempts fetched, by field of the request."""
+
+
+class Noted(NamedTuple):
+    """What became of a job whose files are known: go on, its lease is lost, or it waits for an equal one."""
+
+    answer: NotedAnswer
+    report_sha256: str | None
 
 
 class Leases:
@@ -60,14 +71,27 @@ class Leases:
         reply = self._run("claim", job_id, secrets.token_hex(8), worker, self._lease_us, *self._describe_ends())
         if reply is None:
             return None
-        attempt, owner, digest, request, report, kind = reply
+        attempt, owner, digest, request, report, kind, files = reply
         given = cast("JobKind", kind.decode())
-        return Claim(job_id, int(attempt), owner.decode(), request, digest.decode(), report.decode() or None, given)
+        known = json.loads(files or "{}")
+        return Claim(job_id, int(attempt), owner.decode(), request, digest.decode(), report.decode() or None, given, known)
 
     def beat(self, job_id: str, attempt: int, progress: dict[str, Any] | None = None) -> Beat:
         """Keep the lease; "cancel": stop and finish as cancelled, "lost": stop, the job is another's."""
         content = b"" if progress is None else canonical_bytes(progress)
         return cast("Beat", self._run("beat", job_id, attempt, self._lease_us, content).decode())
+
+    def note_files(self, job_id: str, attempt: int, files: Mapping[str, str], request_digest: str = "") -> Noted:
+        """Keep the digests of what was fetched; with a request digest the job is from now on the one that reads these files.
+
+        Returns:
+            With a request digest perhaps the report of an equal job, or that an equal job runs: then this one went back to the
+            queue until that one has ended.
+
+        """
+        content = canonical_bytes(dict(files))
+        answer, report = self._run("files", job_id, attempt, content, request_digest, *self._describe_ends())
+        return Noted(cast("NotedAnswer", answer.decode()), report.decode() or None)
 
     def finish(
         self,
@@ -108,4 +132,4 @@ class Leases:
             return self._scripts[name](keys=[KEY_PREFIX], args=arguments)
 
 
-NAMES: Final[tuple[ScriptName, ...]] = ("claim", "beat", "finish", "release", "sweep", "workers")
+NAMES: Final[tuple[ScriptName, ...]] = ("claim", "beat", "finish", "release", "sweep", "workers", "files")

@@ -19,6 +19,7 @@ from worker.celery_app import Consumption, create_app, run_worker
 from worker.check import check_sandbox, find_layers
 from worker.confine import check_layers
 from worker.drain import Drain
+from worker.fetching.fetch import Fetcher
 from worker.lease_sweeper import LeaseSweeper
 from worker.metrics import serve_metrics, watch_worker
 from worker.process import ChildSpec
@@ -77,7 +78,8 @@ def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
     scratch = Scratch(settings.data_dir / "scratch", name)
     warm = WarmChild(spec, scratch.folder)
     drain = Drain(settings.drain_s)
-    resources = Resources(name, settings, leases, artifacts, doorbell, warm, drain)
+    fetcher = Fetcher(settings, artifacts, settings.data_dir)
+    resources = Resources(name, settings, leases, artifacts, doorbell, warm, drain, fetcher)
     consumption = Consumption()
     consumption.watch()
 

@@ -14,6 +14,7 @@ from storage.doorbell import name_queue
 from storage.urls import check_redis_url
 from telemetry.settings import TelemetrySettings
 from worker.confine import SandboxMode
+from worker.fetching.limits import FetchLimits
 
 MIB = 2**20
 GIB = 2**30
@@ -27,7 +28,7 @@ def _check_url(value: str) -> str:
         raise ValueError(str(error)) from None
 
 
-class WorkerSettings(TelemetrySettings):
+class WorkerSettings(FetchLimits, TelemetrySettings):
     """Environment of `python -m worker`: REDIS_URL and FAULTLINE_<NAME IN CAPITALS>. docs/operations.md lists them."""
 
     model_config = SettingsConfigDict(

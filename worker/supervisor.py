@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from schemas.errors import Cancelled, Fault, FaultlineError, NotFound, Unavailable, WorkerFault
+from schemas.errors import Cancelled, Fault, FaultlineError, Unavailable, WorkerFault
 from schemas.kinds import REQUESTS, JobRequest
 from schemas.problem import build_problem
 from schemas.report import Measurement
@@ -18,6 +18,8 @@ from storage.leases import Claim, Leases
 from worker.account import find_account, keep_account
 from worker.confine import check_layers
 from worker.drain import Drain
+from worker.fetching.fetch import Fetcher
+from worker.gathering import Gathered, gather
 from worker.heartbeat import Heartbeat
 from worker.limits import JobLimits
 from worker.messages import (
@@ -45,12 +47,12 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1
 SEND_LIMIT_S = 10.0
 
-Interruption = Literal["cancelled", "lost", "released"]
-Outcome = Literal["declined", "not_claimed", "succeeded", "failed", "cancelled", "lost", "released", "crashed"]
+Interruption = Literal["cancelled", "lost", "released", "waits"]
+Outcome = Literal["declined", "not_claimed", "succeeded", "failed", "cancelled", "lost", "released", "waits", "crashed"]
 
 
 class Interrupted(Exception):
-    """The audit must stop now: it was cancelled, its lease is lost, or the worker is going down."""
+    """The audit must stop now: it was cancelled, its lease is lost, the worker is going down, or an equal audit runs."""
 
     def __init__(self, why: Interruption) -> None:
         super().__init__(why)
@@ -68,6 +70,7 @@ class Resources:
     doorbell: Doorbell
     warm: WarmChild
     drain: Drain
+    fetcher: Fetcher
 
 
 def run_job(job_id: str, resources: Resources) -> Outcome:
@@ -148,11 +151,14 @@ def _persist(write: Callable[[], bool], drain: Drain) -> bool:
 def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Published:
     """Run the claimed job in the warm child and publish what it found."""
     request = _read_request(claim)
-    if claim.report_sha256 is not None:
-        known = find_published(claim.owner, request, claim.report_sha256, resources.artifacts)
-        if known is not None:
-            return known
-    job, origin = _fetch(claim, request, resources)
+    known = _find_known(claim, request, claim.report_sha256, resources)
+    if known is not None:
+        return known
+    gathered = _gather(claim, request, heartbeat, resources)
+    known = _find_known(claim, gathered.request, gathered.report_sha256, resources)
+    if known is not None:
+        return known
+    job, origin = _order(claim, gathered, resources.settings)
     child = _take_child(heartbeat, resources)
     try:
         found, layers = _converse(child, job, heartbeat, resources)
@@ -169,6 +175,10 @@ def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Publishe
         child.discard()
 
 
+def _find_known(claim: Claim, request: JobRequest, report_sha256: str | None, resources: Resources) -> Published | None:
+    return None if report_sha256 is None else find_published(claim.owner, request, report_sha256, resources.artifacts)
+
+
 def _read_request(claim: Claim) -> JobRequest:
     try:
         return REQUESTS[claim.kind].model_validate_json(claim.request)
@@ -179,40 +189,31 @@ def _read_request(claim: Claim) -> JobRequest:
         ) from None
 
 
-def _fetch(claim: Claim, request: JobRequest, resources: Resources) -> tuple[JobMessage, Origin]:
-    """Return the child's orders and what is known without it.
+def _gather(claim: Claim, request: JobRequest, heartbeat: Heartbeat, resources: Resources) -> Gathered:
+    def check() -> None:
+        _check_interrupted(heartbeat, resources.drain)
 
-    Raises:
-        NotFound: naming every artifact that is gone.
-    """
-    uris = {f"/{part}/uri": uri for part, uri in request.list_references()}
-    paths = {where: resources.artifacts.path(claim.owner, uri.rpartition(":")[2]) for where, uri in uris.items()}
-    found = {where: path.resolve() for where, path in paths.items() if path is not None}
-    if len(found) < len(paths):
-        raise NotFound(*(_describe_missing(where, uris[where]) for where, path in paths.items() if path is None))
-    named = {where: str(path) for where, path in found.items()}
-    settings = resources.settings
+    given = resources.fetcher, resources.leases, resources.artifacts
+    gathered = gather(claim, request, *given, heartbeat, check)
+    if gathered.answer != "ok":
+        raise Interrupted(gathered.answer)
+    return gathered
+
+
+def _order(claim: Claim, gathered: Gathered, settings: WorkerSettings) -> tuple[JobMessage, Origin]:
+    """Return the child's orders and what is known without it."""
+    request, named = gathered.request, {part: str(path) for part, path in gathered.paths.items()}
     job = JobMessage(
         kind=claim.kind,
         request=request.model_dump(mode="json", exclude={"policy", "labels"}),
-        model_path=named["/model/uri"],
-        data_path=named.get("/data/uri"),
-        held_out_path=named.get("/evaluate_on/uri"),
-        loss_path=named.get("/objective/program/uri"),
+        model_path=named["model"],
+        data_path=named.get("data"),
+        held_out_path=named.get("evaluate_on"),
+        loss_path=named.get("objective/program"),
         memory_bytes=settings.memory_bytes,
         file_bytes=settings.job_scratch_bytes,
     )
-    return job, Origin(claim.owner, request, claim.request_digest, found["/model/uri"].stat().st_size)
-
-
-def _describe_missing(where: str, uri: str) -> Fault:
-    return Fault(
-        what="the artifact is not in the store any more",
-        where=where,
-        expected="an uploaded artifact",
-        got=uri,
-        advice="upload the file again and post the audit again",
-    )
+    return job, Origin(claim.owner, request, gathered.request_digest, gathered.paths["model"].stat().st_size)
 
 
 def _take_child(heartbeat: Heartbeat, resources: Resources) -> Child:

@@ -1,6 +1,5 @@
 """Options that several commands share, and what they mean."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from client.connection import Where
+from client.credentials import find_key
 from client.decision import LENIENCIES
 from client.errors import ExitCode
 from client.files import LoadedReport, load_report
@@ -18,17 +18,29 @@ from schemas.verdict import Verdict
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 READABLE = click.Path(path_type=Path, dir_okay=False)
+KEY_FILE = "client.key_file"
 
 
 def take_server(command: CommandT) -> CommandT:
-    """Add --server and --data-dir."""
+    """Add --server, --data-dir and --key-file."""
     data_dir = click.option(
         "--data-dir",
         type=click.Path(path_type=Path, file_okay=False),
         help="Folder of a service on this machine.  [default: .faultline]",
     )
     server = click.option("--server", envvar="FAULTLINE_URL", metavar="URL", help="Address of the service (or FAULTLINE_URL).")
-    return server(data_dir(command))
+    key_file = click.option(
+        "--key-file",
+        type=READABLE,
+        expose_value=False,
+        callback=_note_key_file,
+        help="File that holds the key for the service (or FAULTLINE_KEY).",
+    )
+    return server(data_dir(key_file(command)))
+
+
+def _note_key_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    context.meta[KEY_FILE] = path
 
 
 def take_json(command: CommandT) -> CommandT:
@@ -50,8 +62,8 @@ def take_leniency(command: CommandT) -> CommandT:
 
 
 def read_where(server: str | None, data_dir: Path | None) -> Where:
-    """Return where to find the server; the key comes from the environment only, so that no process list shows it."""
-    return Where(server or None, os.environ.get("FAULTLINE_KEY") or None, data_dir)
+    """Return where to find the server; the key comes from a file or the environment, so that no process list shows it."""
+    return Where(server or None, find_key(click.get_current_context().meta.get(KEY_FILE)), data_dir)
 
 
 def read_baseline(named: str | None) -> LoadedReport | str | None:

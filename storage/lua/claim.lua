@@ -1,6 +1,6 @@
 -- Gives a queued job, or a running one whose lease ran out, to one worker under a new attempt number.
 -- ARGV: id, nonce of the call, worker, lease, max_tries, exhausted problem, cancelled problem
--- Returns nil or {attempt, owner, request_digest, request, report of a finished twin or '', kind}
+-- Returns nil or {attempt, owner, request_digest, request, report of a finished twin or '', kind, files of earlier attempts or ''}
 local id, call, worker, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local ends = {max_tries = tonumber(ARGV[5]), exhausted = ARGV[6], cancelled = ARGV[7]}
 
@@ -10,8 +10,8 @@ if not job then
 end
 
 local function reply(attempt, report)
-  local request = redis.call('HGET', job_key(id), 'request')
-  return {tonumber(attempt), job.owner, job.request_digest, request, report or '', job.kind or 'audit'}
+  local request, files = unpack(redis.call('HMGET', job_key(id), 'request', 'files'))
+  return {tonumber(attempt), job.owner, job.request_digest, request, report or '', job.kind or 'audit', files or ''}
 end
 
 local report = job.fresh ~= '1' and redis.call('GET', twin_key('report', job))

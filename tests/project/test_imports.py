@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "worker": {
         "worker", "schemas", "gate", "storage", "telemetry", "pydantic", "pydantic_settings", "prometheus_client",
-        "celery", "kombu", "billiard", "redis", "torch", "onnx", "onnxruntime", "numpy",
+        "celery", "kombu", "billiard", "redis", "torch", "onnx", "onnxruntime", "numpy", "botocore",
     },
     "client": {"client", "schemas", "gate", "pydantic", "httpx2", "httpcore2", "rich", "click", "yaml"},
     "standalone": {"standalone", "schemas", "storage", "pydantic", "redis"},

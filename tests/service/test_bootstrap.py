@@ -65,7 +65,7 @@ def test_a_key_that_lives_and_is_the_operators_is_needed_only_where_the_address_
         check("auto", "0.0.0.0")
 
 
-@pytest.mark.parametrize("arguments", [("--tenant", "No Such"), ("--label", ""), ("--expires-in-days", "0"), ("--scope", "read")])
+@pytest.mark.parametrize("arguments", [("--tenant", "No Such"), ("--label", ""), ("--expires-in-s", "0"), ("--scope", "read")])
 def test_bad_usage_makes_no_key(redis_url: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, str]) -> None:
     monkeypatch.setenv("REDIS_URL", redis_url)
     try:

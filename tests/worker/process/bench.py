@@ -20,6 +20,8 @@ from tests.project.tree import ROOT
 from tests.storage.desk import OWNER, Desk, open_desk
 from tests.storage.valkey import RunningValkey
 from worker.drain import Drain
+from worker.fetching.fetch import Fetcher
+from worker.fetching.resolving import Resolver, resolve_by_system
 from worker.process import ChildSpec
 from worker.scratch import Scratch
 from worker.settings import WorkerSettings
@@ -49,7 +51,9 @@ class Bench:
             "fresh": True,
             **fields,
         }
-        request = AuditRequest.model_validate(content)
+        return self.post_request(AuditRequest.model_validate(content))
+
+    def post_request(self, request: AuditRequest) -> str:
         digest = compute_request_digest(request, ENGINE_VERSION)
         accepted = self.desk.run(self.desk.queue.accept(request, OWNER, digest, None, compute_sha256(canonical_bytes(request))))
         return accepted.record.id
@@ -92,7 +96,9 @@ def misdirect(spec: ChildSpec, misdeed: str) -> ChildSpec:
 
 
 @contextmanager
-def open_bench(valkey: RunningValkey, folder: Path, misdeed: str | None = None, **changes: Any) -> Iterator[Bench]:
+def open_bench(
+    valkey: RunningValkey, folder: Path, misdeed: str | None = None, resolve: Resolver = resolve_by_system, **changes: Any
+) -> Iterator[Bench]:
     """Open a bench whose audit process does `misdeed`, or is the real one."""
     values = {"lease_s": 2.0, "drain_s": 0.0, "job_timeout_s": 60.0, "job_memory_bytes": 2**31, **changes}
     if misdeed is not None:
@@ -108,9 +114,10 @@ def open_bench(valkey: RunningValkey, folder: Path, misdeed: str | None = None, 
     with open_desk(valkey, settings.lease_s) as desk:
         artifacts = FileArtifactStore(folder / "artifacts")
         leases = Leases(valkey.connect(), settings.lease_s)
+        fetcher = Fetcher(settings, artifacts, folder, resolve)
         doorbell = Doorbell(valkey.broker_url)
         try:
-            yield Bench(desk, Resources("bench", settings, leases, artifacts, doorbell, warm, Drain(settings.drain_s)))
+            yield Bench(desk, Resources("bench", settings, leases, artifacts, doorbell, warm, Drain(settings.drain_s), fetcher))
         finally:
             warm.close()
             scratch.close()

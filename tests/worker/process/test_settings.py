@@ -3,11 +3,13 @@
 import re
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from schemas.errors import InvalidRequest
 from tests.project.tree import ROOT
 from worker.settings import WorkerSettings, load_settings
 
+PAGES = ("docs/operations.md", "docs/fetching.md")
 WRONG = {
     "REDIS_URL": "amqp://example.org",
     "FAULTLINE_DEVICE": "tpu",
@@ -35,14 +37,21 @@ def test_a_missing_store_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_operators_page_lists_every_variable_with_its_default() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \| `?([^`|]+?)`? \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
-    fields = WorkerSettings.model_fields
-    expected = {f"FAULTLINE_{name.upper()}": str(field.default) for name, field in fields.items() if name != "redis_url"}
-    told = dict(rows)
+    text = "".join((ROOT / page).read_text() for page in PAGES)
+    told = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| `?([^`|]*?)`? ?\|", text, re.MULTILINE))
     assert told.pop("REDIS_URL") == "required"
-    assert {name: told[name].removesuffix(".0") for name in told} == {
-        name: expected[name].removesuffix(".0") for name in expected
+    expected = {show_name(name, field): show_default(field.default) for name, field in WorkerSettings.model_fields.items()}
+    assert {name: value.removesuffix(".0") for name, value in told.items()} == {
+        name: value.removesuffix(".0") for name, value in expected.items() if name != "REDIS_URL"
     }
+
+
+def show_name(name: str, field: FieldInfo) -> str:
+    return str(field.validation_alias or f"FAULTLINE_{name.upper()}")
+
+
+def show_default(value: object) -> str:
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def test_the_queue_is_named_after_the_device_and_beats_fit_into_the_lease() -> None:

@@ -21,6 +21,9 @@ def fold(node: Any, slots: Sequence[Slot], state: State) -> Slot | None:
         same = _compare_with_none(node, slots, state)
         if same is not None:
             return Known(same == (kind == "aten::__is__"))
+    entries = dict(slots[0].entries or ()) if slots and isinstance(slots[0], Named) else {}
+    if kind == "aten::__getitem__" and isinstance(slots[1], Known) and slots[1].value in entries:
+        return entries[slots[1].value]
     if kind in {"aten::len", "aten::__getitem__"}:
         parts = find_parts(slots[0])
         if parts is not None:

@@ -14,6 +14,7 @@ from worker.engine.models.aten.reference import run_as_written
 from worker.engine.models.aten.results import flatten_result
 from worker.engine.models.aten.state import read_state
 from worker.engine.models.program import Program
+from worker.engine.models.torchscript.arguments import gather, read_arguments
 from worker.engine.models.torchscript.importer import Importer
 from worker.engine.models.torchscript.scan import scan_archive
 from worker.engine.models.torchscript.signature import draft_outputs, read_inputs
@@ -56,8 +57,11 @@ def run_reference(path: Path, inputs: dict[str, Tensor], threads: int) -> dict[s
     """
     opened = open_module(path)
     import_module(opened)
+    _, *values = opened.module.inlined_graph.inputs()
+    arguments = read_arguments(opened.module.forward.schema.arguments[1:], values)
+    given = gather(arguments, {name: value.clone() for name, value in inputs.items()})  # the module may write into them
     what, advice = "TorchScript cannot run the model on this data", "trace on the CPU if the file has a GPU baked in"
-    return run_as_written(lambda: flatten_result(opened.module(**inputs)), threads, what, f"check the inputs' shapes; {advice}")
+    return run_as_written(lambda: flatten_result(opened.module(**given)), threads, what, f"check the inputs' shapes; {advice}")
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,8 @@ def import_module(opened: Opened) -> Program:
     state = read_state(module)
     importer = Importer(module, graph, state)
     importer.slots[itself.debugName()] = Owner(module._c, "")  # noqa: SLF001 - reads attributes without Python wrappers
-    inputs = read_inputs(importer, module.forward.schema.arguments[1:], values)
-    drafts = importer.draft(graph.nodes())
+    inputs, drafts = read_inputs(importer, module.forward.schema.arguments[1:], values)
+    drafts += importer.draft(graph.nodes())
     importer.check()
     (returned,) = graph.outputs()
     outputs = draft_outputs(importer, importer.slots[returned.debugName()], returned.type(), drafts)

@@ -1,14 +1,14 @@
 """Inputs and outputs of a TorchScript forward, under the names that a user of the file sees."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from schemas.errors import Fault, ModelRefused
-from worker.engine.models.aten.builtins import unpack
+from worker.engine.models.aten.builtins import make_list, make_tuple, unpack
 from worker.engine.models.aten.draft import Draft
 from worker.engine.models.aten.results import Path, draft_output, name_output
 from worker.engine.models.program import InputSpec
+from worker.engine.models.torchscript.arguments import Argument, MakeDict, find_fields, read_arguments
 from worker.engine.models.torchscript.importer import Importer
 from worker.engine.models.torchscript.slots import SCALAR_TYPES, Known, Named, Owner, Slot, Stored, find_parts
 
@@ -37,7 +37,7 @@ def draft_outputs(importer: Importer, slot: Slot, kind: Any, drafts: list[Draft]
         parts = _draft_items(slot.name, len(kind.elements()), drafts)
     if parts is not None:
         kinds = kind.elements() if kind.kind() == "TupleType" else [kind.getElementType()] * len(parts)
-        fields = zip(_find_fields(kind, len(parts)), parts, kinds, strict=True)
+        fields = zip(find_fields(kind, len(parts)), parts, kinds, strict=True)
         return [made for key, part, inner in fields for made in draft_outputs(importer, part, inner, drafts, (*path, key))]
     if isinstance(slot, Named) and slot.entries is not None:
         inner = kind.getValueType()
@@ -64,14 +64,10 @@ def _draft_items(source: str, count: int, drafts: list[Draft]) -> tuple[Slot, ..
     return tuple(map(Named, names))
 
 
-def _find_fields(kind: Any, count: int) -> Sequence[str | int]:
-    # A named tuple's type prints as NamedTuple(logits : Tensor, mask : Tensor).
-    text = kind.str()
-    return re.findall(r"(?:\(|, )(\w+) : ", text) if text.startswith("NamedTuple(") else range(count)
+def read_inputs(importer: Importer, schema: Sequence[Any], values: list[Any]) -> tuple[tuple[InputSpec, ...], list[Draft]]:
+    """Return the model's inputs, and the steps that put them together to the tuples and dictionaries that forward takes.
 
-
-def read_inputs(importer: Importer, schema: Any, values: list[Any]) -> tuple[InputSpec, ...]:
-    """Return the model's inputs; arguments that are no tensors take their default.
+    Arguments that are no tensors and hold none take their default.
 
     Args:
         importer: learns what each argument is.
@@ -79,31 +75,44 @@ def read_inputs(importer: Importer, schema: Any, values: list[Any]) -> tuple[Inp
         values: the graph's values, in the same order.
 
     Raises:
-        ModelRefused: if an argument without a default is no tensor, or bears the name of a weight.
+        ModelRefused: if an argument without a default holds no tensors, or bears the name of a weight.
     """
     specs: list[InputSpec] = []
+    drafts: list[Draft] = []
     faults: list[Fault] = []
-    for formal, value in zip(schema, values, strict=True):
-        text = str(formal.type)
-        if text in {"Tensor", "Optional[Tensor]"}:
-            if formal.name in importer.state.weights or formal.name in importer.state.constants:
-                faults.append(
-                    Fault(f"input {formal.name} has the name of a stored tensor", where=formal.name, advice="rename the input")
-                )
-            importer.slots[value.debugName()] = Named(formal.name)
-            specs.append(InputSpec(formal.name, None, None, optional=formal.has_default_value()))
-        elif formal.has_default_value():
-            importer.slots[value.debugName()] = Known(formal.default_value)
-        else:
-            faults.append(
-                Fault(
-                    f"input {formal.name} is not a tensor",
-                    where=formal.name,
-                    expected="tensors, or arguments with a default",
-                    got=text,
-                    advice="wrap the model in a module whose forward takes tensors only",
-                )
-            )
+    arguments = read_arguments(schema, values)
+    for argument, formal, value in zip(arguments, schema, values, strict=True):
+        if argument.kind == "unknown":
+            faults.append(_describe_unknown(formal))
+            continue
+        found = Known(formal.default_value) if argument.kind == "default" else _place(argument, drafts, importer.containers)
+        importer.slots[value.debugName()] = found
+        for part in argument.inputs:
+            if part.name in importer.state.weights or part.name in importer.state.constants:
+                faults.append(Fault(f"input {part.name} has the name of a stored tensor", part.name, advice="rename the input"))
+            specs.append(InputSpec(part.name, None, None, optional=part.optional))
     if faults:
         raise ModelRefused(*faults)
-    return tuple(specs)
+    return tuple(specs), drafts
+
+
+def _place(argument: Argument, drafts: list[Draft], containers: set[str]) -> Slot:
+    """Return what an argument is to the steps: an input, or what a step puts together from several."""
+    if argument.kind == "tensor":
+        return Named(argument.name)
+    slots = tuple(_place(part, drafts, containers) for part in argument.parts)
+    made, given = f"%{argument.name} whole", [slot.name for slot in slots if isinstance(slot, Named)]
+    build: dict[str, Callable[..., Any]] = {"tuple": make_tuple, "list": make_list, "dict": MakeDict(argument.keys)}
+    drafts.append(Draft(made, "prim::argument", build[argument.kind], given, [made], aliases=[(name, made) for name in given]))
+    containers.add(made)
+    if argument.kind != "dict":
+        return Named(made, slots)
+    entries = zip(argument.keys, slots, argument.parts, strict=True)
+    return Named(made, entries=tuple((key, slot) for key, slot, part in entries if not part.optional))
+
+
+def _describe_unknown(formal: Any) -> Fault:
+    what, got = f"input {formal.name} is not a tensor", str(formal.type)
+    expected = "tensors; tuples, and dictionaries read by constant keys; or arguments with a default"
+    advice = "wrap the model in a module whose forward takes tensors only, or give the argument a default"
+    return Fault(what, formal.name, expected, got, advice)

@@ -83,17 +83,6 @@ def test_inputs_with_a_default_may_be_left_out(import_model: Import) -> None:
     assert torch.equal(program.forward({}, {"x": X, "y": -X, "mask": X})["output"], model(X, -X, X))
 
 
-class TakesDict(Base):
-    def forward(self, given: dict[str, Tensor]) -> Tensor:
-        return self.a(given["x"])
-
-
-def test_an_input_that_is_a_dictionary_is_refused_with_advice(import_model: Import) -> None:
-    with pytest.raises(ModelRefused, match="input given is not a tensor") as caught:
-        import_model(TakesDict())
-    assert "wrap the model" in caught.value.faults[0].advice
-
-
 class Shares(nn.Module):
     def __init__(self) -> None:
         super().__init__()
