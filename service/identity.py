@@ -53,6 +53,7 @@ async def authorise(request: Request, held: Held) -> Caller:
         _check_nearness(request, held.settings)
     elif access.scope is not None:
         caller = await _find_caller(request, held)
+        await held.limiter.admit(caller.owner)
     request.state.caller = caller
     if access.scope is not None and access.scope not in caller.allowed:
         held_scopes = ", ".join(sorted(caller.allowed))

@@ -11,8 +11,10 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
 
+from service.limits import RateLimiter
 from service.settings import Settings
 from storage.artifacts import ArtifactStore, FileArtifactStore
+from storage.buckets import TokenBuckets
 from storage.connection import connect_async
 from storage.doorbell import Doorbell, name_queue
 from storage.keys import KeyStore
@@ -32,6 +34,7 @@ class Resources:
     doorbell: Doorbell
     keys: KeyStore
     trail: Trail
+    limiter: RateLimiter
     draining: asyncio.Event
 
 
@@ -42,11 +45,13 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     artifacts = FileArtifactStore(root)
     redis = connect_async(settings.redis_url)
     queue, keys, trail = JobQueue(redis), KeyStore(redis), Trail(redis, settings.audit_log_entries)
+    limiter = RateLimiter(TokenBuckets(redis), settings)
     doorbell = Doorbell(settings.redis_url, queue=name_queue(settings.device))
     draining = asyncio.Event()
     try:
         with _watch_for_stop(draining):
-            yield Resources(settings, queue, artifacts, ResumableUploads(root, artifacts), doorbell, keys, trail, draining)
+            uploads = ResumableUploads(root, artifacts)
+            yield Resources(settings, queue, artifacts, uploads, doorbell, keys, trail, limiter, draining)
     finally:
         doorbell.close()
         await queue.close()

@@ -51,6 +51,12 @@ class Settings(SourceRules, TelemetrySettings):
     audit_log_entries: Annotated[int, Field(ge=100)] = 100_000
     """Entries of the audit log that are kept of each tenant, some 300 bytes of the store's memory each."""
 
+    requests_per_s: Annotated[float, Field(ge=0, le=100_000)] = 500.0
+    """Calls a second that a tenant's keys may make together, in the long run; 0: any number. Without keys there is no limit."""
+
+    requests_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Calls that a tenant which has been quiet may make at once."""
+
     device: Literal["cpu", "cuda"] = "cpu"
     """Class of device that the workers audit on; it names the queue whose doorbell rings, so give workers the same."""
 

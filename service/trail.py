@@ -3,7 +3,6 @@
 import json
 import logging
 from typing import Any
-from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,6 +10,7 @@ from schemas.errors import Unavailable
 from schemas.problem import clean_text
 from service.access import SAFE_METHODS, find_access
 from service.identity import Caller
+from telemetry.context import find_notes
 
 logger = logging.getLogger("faultline.trail")
 
@@ -72,6 +72,6 @@ def build_entry(scope: Scope, caller: Caller, action: str, status: int, headers:
         "action": action,
         "target": clean_text(made or scope["path"], MAX_TARGET),
         "status": str(status),
-        "request_id": scope["state"].get("request_id") or uuid4().hex,
+        "request_id": str(find_notes()["request_id"]),
         "client": client[0] if client else "",
     }

@@ -7,7 +7,7 @@ from typing import Final, Literal
 KEY_PREFIX: Final = "faultline:"
 JobScript = Literal["accept", "claim", "beat", "finish", "release", "sweep", "cancel", "verdict", "page", "workers", "files"]
 KeyScript = Literal["key_create", "key_check", "key_revoke", "key_page"]
-ScriptName = JobScript | KeyScript
+ScriptName = JobScript | KeyScript | Literal["take_tokens"]
 
 
 @cache
