@@ -35,7 +35,7 @@ def test_requests_are_counted_by_the_template_of_their_path_and_never_by_what_st
         http.get(job["links"]["self"], headers={"Prefer": "wait=1"})
         http.get("/v1/audits/no-such-audit")
         http.get("/secret-place/7")
-        http.request("BREW", "/v1")
+        http.request("PROPFIND", "/v1")
         scrape = Scrape(url)
     template = "/v1/audits/{audit_id}"
     assert scrape.read("faultline_http_requests_total", method="GET", route=template, status="200") == 4
@@ -50,7 +50,7 @@ def test_requests_are_counted_by_the_template_of_their_path_and_never_by_what_st
     assert scrape.read("faultline_jobs_accepted_total", kind="audit", reused="no") == 1
     assert scrape.list_labels() <= LABELS | PLATFORM
     assert scrape.list_values("route") <= {route.path for route in find_routes()} | {"none"}
-    for chosen in (job["id"], "no-such-audit", "secret-place", documents.MODEL_SHA256, "BREW", "local"):
+    for chosen in (job["id"], "no-such-audit", "secret-place", documents.MODEL_SHA256, "PROPFIND", "local"):
         assert chosen not in scrape.text
 
 
