@@ -41,7 +41,10 @@ class Timings(Output):
 
 
 class Job(Output):
-    """One audit, plan or inspection. `revision` rises with every change and is the ETag."""
+    """One audit, plan or inspection. `revision` rises with every change and is the ETag.
+
+    trace_id: of the W3C trace that the job belongs to, in the logs of every process that had to do with it.
+    """
 
     schema_version: Literal[1]
     kind: JobKind = "audit"
@@ -61,6 +64,7 @@ class Job(Output):
     timings: Timings
     labels: dict[str, str]
     links: dict[str, str]
+    trace_id: str | None = None
 
 
 class JobPage(Output):

@@ -5,6 +5,7 @@ from datetime import datetime
 from schemas.job import TERMINAL_STATES, Job, JobKind, Progress, ReportPointer, Timings, VerdictPointer
 from schemas.problem import Problem
 from storage.records import JobRecord
+from telemetry.traceparent import read_traceparent
 
 AUDITS, PLANS, INSPECTIONS = "/v1/audits", "/v1/plans", "/v1/inspections"
 PATHS: dict[JobKind, str] = {"audit": AUDITS, "plan": PLANS, "inspection": INSPECTIONS}
@@ -35,6 +36,7 @@ def build_job(record: JobRecord) -> Job:
         ),
         labels=record.labels,
         links=links,
+        trace_id=find_trace_id(record),
     )
 
 
@@ -50,6 +52,12 @@ def build_links(record: JobRecord) -> dict[str, str]:
     if record.state not in TERMINAL_STATES:
         links["cancel"] = links["self"]
     return links
+
+
+def find_trace_id(record: JobRecord) -> str | None:
+    """Return the id of the trace that the job belongs to; records of earlier programs have none."""
+    place = read_traceparent(record.traceparent)
+    return None if place is None else place.trace_id
 
 
 def _seconds_between(start: datetime | None, end: datetime | None) -> float | None:

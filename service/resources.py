@@ -11,6 +11,7 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
 
+from schemas.version import VERSION
 from service.limits import RateLimiter
 from service.settings import Settings
 from storage.artifacts import ArtifactStore, FileArtifactStore
@@ -21,6 +22,7 @@ from storage.keys import KeyStore
 from storage.queue import JobQueue
 from storage.resumable import ResumableUploads
 from storage.trail import Trail
+from telemetry.exporter import Exporter
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,14 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     limiter = RateLimiter(TokenBuckets(redis), settings)
     doorbell = Doorbell(settings.redis_url, queue=name_queue(settings.device))
     draining = asyncio.Event()
+    exporter = None if settings.otlp_endpoint is None else Exporter.open("faultline-service", VERSION, settings.otlp_endpoint)
     try:
         with _watch_for_stop(draining):
             uploads = ResumableUploads(root, artifacts)
             yield Resources(settings, queue, artifacts, uploads, doorbell, keys, trail, limiter, draining)
     finally:
+        if exporter is not None:
+            await asyncio.to_thread(exporter.close)
         doorbell.close()
         await queue.close()
         await keys.close()

@@ -19,6 +19,7 @@ from storage.artifacts import ArtifactStore
 from storage.doorbell import Doorbell
 from storage.queue import Accepted, JobQueue
 from storage.sources.rules import SourceRules
+from telemetry.spans import span
 
 logger = logging.getLogger("faultline.service")
 MAX_KEY_CHARACTERS = 255
@@ -50,9 +51,12 @@ async def submit(
     await check_files(store, rules, owner, request)
     digest = compute_request_digest(request, ENGINE_VERSION, kind)
     body = canonical_bytes(request) + (b"" if kind == "audit" else kind.encode())
-    accepted = await queue.accept(request, owner, digest, key, compute_sha256(body), kind)
+    with span("accept", kind="producer", attributes={"faultline.job.kind": kind}) as one:
+        accepted = await queue.accept(request, owner, digest, key, compute_sha256(body), kind, str(one.place))
+        one.attributes["faultline.job.id"] = accepted.record.id
     if accepted.created:
         ACCEPTED.labels(kind, "yes" if accepted.reused else "no").inc()
+        logger.info("job %s of kind %s accepted", accepted.record.id, kind)
     return accepted
 
 

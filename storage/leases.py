@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 import redis
 
 from schemas.base import canonical_bytes
-from schemas.errors import Fault
+from schemas.errors import Fault, Unavailable
 from schemas.job import JobKind
 from storage.connection import reaching_store
 from storage.endings import MAX_TRIES, describe_cancelled, describe_exhausted
@@ -75,6 +75,15 @@ class Leases:
         given = cast("JobKind", kind.decode())
         known = json.loads(files or "{}")
         return Claim(job_id, int(attempt), owner.decode(), request, digest.decode(), report.decode() or None, given, known)
+
+    def read_traceparent(self, job_id: str) -> str | None:
+        """Return where in a trace the job was accepted; None also when the store is out of reach, for no job should end by it."""
+        try:
+            with reaching_store():
+                found = cast("bytes | None", self._client.hget(f"{KEY_PREFIX}job:{job_id}", "traceparent"))
+        except Unavailable:
+            return None
+        return None if found is None else found.decode()
 
     def beat(self, job_id: str, attempt: int, progress: dict[str, Any] | None = None) -> Beat:
         """Keep the lease; "cancel": stop and finish as cancelled, "lost": stop, the job is another's."""

@@ -53,6 +53,7 @@ class JobQueue:
         idempotency_key: str | None,
         body_sha256: str,
         kind: JobKind = "audit",
+        traceparent: str | None = None,
     ) -> Accepted:
         """Return the job that the request became now, or the one that the same key and body made before.
 
@@ -67,7 +68,18 @@ class JobQueue:
         labels = canonical_bytes(dict(request.labels))
         fresh = 1 if request.fresh else 0
         reply = await self._run(
-            "accept", nonce, owner, canonical_bytes(request), request_digest, labels, fresh, named, life_ms, body_sha256, kind
+            "accept",
+            nonce,
+            owner,
+            canonical_bytes(request),
+            request_digest,
+            labels,
+            fresh,
+            named,
+            life_ms,
+            body_sha256,
+            kind,
+            traceparent or "",
         )
         if reply[0] == b"mismatch":
             raise IdempotencyMismatch(_describe_mismatch(idempotency_key))

@@ -40,6 +40,7 @@ class JobRecord:
     started_at: datetime | None
     ended_at: datetime | None
     reused: bool
+    traceparent: str | None = None
 
 
 def read_record(id: str, fields: dict[bytes, bytes]) -> JobRecord:
@@ -64,6 +65,7 @@ def read_record(id: str, fields: dict[bytes, bytes]) -> JobRecord:
         started_at=_read_time(text["started_at"]) if "started_at" in text else None,
         ended_at=_read_time(text["ended_at"]) if "ended_at" in text else None,
         reused=text.get("reused") == "1",
+        traceparent=text.get("traceparent"),
     )
 
 

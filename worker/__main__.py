@@ -9,11 +9,13 @@ import os
 import sys
 
 from schemas.errors import FaultlineError, InvalidRequest, SandboxTooWeak
+from schemas.version import VERSION
 from storage.artifacts import FileArtifactStore
 from storage.connection import connect
 from storage.doorbell import Doorbell
 from storage.leases import Leases
 from storage.urls import make_broker_url
+from telemetry.exporter import Exporter
 from telemetry.logs import set_up_logs
 from worker.celery_app import Consumption, create_app, run_worker
 from worker.check import check_sandbox, find_layers
@@ -88,6 +90,7 @@ def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
 
     watch_worker(lambda: warm.wait(0), is_serving, layers)
     sweeper = LeaseSweeper(leases, doorbell, name, settings.lease_s, is_serving, layers)
+    exporter = None if settings.otlp_endpoint is None else Exporter.open("faultline-worker", VERSION, settings.otlp_endpoint)
     warm.start()
     sweeper.start()
     drain.guard()
@@ -97,6 +100,8 @@ def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
         sweeper.close()
         warm.close()
         scratch.close()
+        if exporter is not None:
+            exporter.close()
 
 
 if __name__ == "__main__":

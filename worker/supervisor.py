@@ -15,6 +15,7 @@ from schemas.report import Measurement
 from storage.artifacts import ArtifactStore
 from storage.doorbell import Doorbell
 from storage.leases import Claim, Leases
+from telemetry.spans import note_span, span
 from worker.account import find_account, keep_account
 from worker.confine import check_layers
 from worker.drain import Drain
@@ -84,12 +85,15 @@ def run_job(job_id: str, resources: Resources) -> Outcome:
     if resources.drain.begun:
         resources.doorbell.ring(job_id)
         return "declined"
+    asked_ns = time.time_ns()
     claim = resources.leases.claim(job_id, resources.worker)
     if claim is None:  # ended, cancelled, or another worker's: a doorbell may ring twice
         return "not_claimed"
-    beat_s = resources.settings.beat_s
+    above = resources.leases.read_traceparent(claim.id)
+    heartbeat = Heartbeat(resources.leases, claim.id, claim.attempt, resources.settings.beat_s)
     # The beats go on while the end is written, so that a slow disk does not cost the lease.
-    with keep_account(claim, count_attempt) as account, Heartbeat(resources.leases, claim.id, claim.attempt, beat_s) as heartbeat:
+    with keep_account(claim, above, count_attempt) as account, heartbeat:
+        note_span("claim", asked_ns, time.time_ns())
         account.outcome = outcome = _bring_to_an_end(claim, heartbeat, resources)
     return outcome
 
@@ -139,6 +143,11 @@ def _fail(state: Literal["failed", "cancelled"], error: FaultlineError, claim: C
 
 def _persist(write: Callable[[], bool], drain: Drain) -> bool:
     """Repeat the write until the store takes it; False when it was refused. Fencing makes repeating safe."""
+    with span("finish"):
+        return _repeat(write, drain)
+
+
+def _repeat(write: Callable[[], bool], drain: Drain) -> bool:
     while True:
         try:
             return write()
@@ -154,20 +163,23 @@ def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Publishe
     known = _find_known(claim, request, claim.report_sha256, resources)
     if known is not None:
         return known
-    gathered = _gather(claim, request, heartbeat, resources)
+    with span("fetch"):
+        gathered = _gather(claim, request, heartbeat, resources)
     known = _find_known(claim, gathered.request, gathered.report_sha256, resources)
     if known is not None:
         return known
     job, origin = _order(claim, gathered, resources.settings)
     child = _take_child(heartbeat, resources)
     try:
-        found, layers = _converse(child, job, heartbeat, resources)
+        with span("audit"):
+            found, layers = _converse(child, job, heartbeat, resources)
         child.kill()
         if isinstance(found, Measurement):
             find_account().measurement = found
             environment = found.environment.model_copy(update={"sandbox": layers})
             found = found.model_copy(update={"environment": environment})
-        return publish(origin, found, child.scratch, resources.artifacts, resources.settings.job_scratch_bytes)
+        with span("publish"):
+            return publish(origin, found, child.scratch, resources.artifacts, resources.settings.job_scratch_bytes)
     except (ChildCrashed, WorkerFault) as error:
         log.warning("job %s: %s; the audit process wrote:\n%s", claim.id, error, show_output(child.log, resources.settings))
         raise

@@ -25,6 +25,7 @@ HEADERS: dict[str, str] = {
     "Upload-Length": "How many bytes the file has.",
     "Upload-Complete": "?1 when the file is stored as an artifact, else ?0.",
     "Upload-Limit": "max-size: bytes of the largest file; max-age: seconds after which an idle upload is removed.",
+    "Faultline-Trace-Id": "The trace that the audit belongs to, as in its job; absent for audits of earlier versions.",
     "Allow": "The methods that the path takes.",
 }
 

@@ -76,6 +76,7 @@ QUEUED_JOB: Document = {
     "timings": {"queued_s": None, "running_s": None},
     "labels": {"git_sha": "6f1ed002", "branch": "main"},
     "links": {"self": _JOB_PATH, "cancel": _JOB_PATH},
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
 }
 SUCCEEDED_JOB: Document = QUEUED_JOB | {
     "state": "succeeded",

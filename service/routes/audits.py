@@ -29,7 +29,7 @@ from service.openapi.declare import JSON, answers, answers_nothing, refuses, tak
 from service.paging import FormatQuery, PageQuery, build_next_link
 from service.patience import watch_caller
 from service.polling import cancel_job, find_job, wait_for_job
-from service.presentation import AUDITS, build_job
+from service.presentation import AUDITS, build_job, find_trace_id
 from service.reports import check_acceptable, open_report, read_report_digest
 from service.resources import Held
 from service.routes.router import make_router
@@ -118,7 +118,7 @@ async def cancel_audit(audit_id: AuditId, owner: Owner, held: Held) -> Response:
 
 @router.get(
     AUDITS + "/{audit_id}/report",
-    responses=answers(200, "The report's canonical bytes.", Report, examples.REPORT, "ETag", "Repr-Digest")
+    responses=answers(200, "The report's canonical bytes.", Report, examples.REPORT, "ETag", "Repr-Digest", "Faultline-Trace-Id")
     | SAME
     | refuses(NotFound, Conflict, NotAcceptable, InvalidRequest),
 )
@@ -134,7 +134,10 @@ async def get_report(
     check_acceptable(query.format, request.headers.get("accept"))
     record = await find_job(held.queue, audit_id, owner)
     file = await open_report(held.artifacts, record)
-    return answer_file(file, read_report_digest(record), JSON, if_none_match)
+    response = answer_file(file, read_report_digest(record), JSON, if_none_match)
+    if (trace_id := find_trace_id(record)) is not None:  # not in the report, which is a function of its request alone
+        response.headers["faultline-trace-id"] = trace_id
+    return response
 
 
 @router.get(

@@ -1,5 +1,5 @@
 -- Makes a job, once per idempotency key. Without a key the caller's nonce is one, so that a repeated call makes one job.
--- ARGV: nonce, owner, request, request_digest, labels, fresh, idempotency key, its life in ms, body_sha256, kind
+-- ARGV: nonce, owner, request, request_digest, labels, fresh, idempotency key, its life in ms, body_sha256, kind, traceparent or ''
 -- Returns {'mismatch'} or {'known' | 'created', id, fields}
 local nonce, owner, request, request_digest, labels, fresh = unpack(ARGV, 1, 6)
 local idempotency, life_ms, body_sha256, kind = prefix .. 'idempotency:' .. ARGV[7], ARGV[8], ARGV[9], ARGV[10]
@@ -27,6 +27,10 @@ redis.call('HSET', job_key(id),
   'schema_version', RECORD_VERSION, 'kind', kind, 'owner', owner, 'attempt', 0, 'tries', 0, 'revision', 0, 'cancel', 0,
   'request', request, 'request_digest', request_digest, 'labels', labels, 'fresh', fresh, 'created_at', integer(tick),
   'rung_at', integer(now), 'rings', 0)
+-- The last of ARGV, so that others may come before it.
+if ARGV[#ARGV] ~= '' then
+  redis.call('HSET', job_key(id), 'traceparent', ARGV[#ARGV])
+end
 local job = {id = id, kind = kind, owner = owner, request_digest = request_digest}
 list(job, 'all')
 local report = fresh ~= '1' and redis.call('GET', twin_key('report', job))
