@@ -324,6 +324,8 @@ class _GraphReader:
         """Whether the step hands eight-bit floats on, which can be converted and rearranged and nothing else."""
         if step.operator == "Cast":
             return step.attributes["dtype"] in SMALL
+        if self.graph.operators[step.name].widens:
+            return False
         return not self.small.isdisjoint(step.inputs[1:] if step.operator == "CastLike" else step.inputs)
 
     @staticmethod
@@ -341,7 +343,7 @@ class _GraphReader:
         arguments = operator.read_arguments(form)
         if operator.learn is not None:
             inputs = (*inputs, *self._store_learned(name, operator.learn(form), context))
-        if not operator.relays and not self.small.isdisjoint(inputs):
+        if not (operator.relays or operator.widens) and not self.small.isdisjoint(inputs):
             message = "computes with eight-bit floats, which is not supported"
             raise UncoveredError(message)
         graphs = {entry.name: entry.g for entry in node.attribute if entry.type == AttributeProto.GRAPH}

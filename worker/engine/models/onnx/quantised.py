@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worker.engine.models.onnx.graph import Graph, Stored
 from worker.engine.models.onnx.operators import TABLE
-from worker.engine.models.onnx.operators.packed import unpack_grid
+from worker.engine.models.onnx.operators.packed import unpack_grid, unpack_table
 from worker.engine.models.onnx.operators.quantisation import READ_WEIGHT, build_grid, find_limits
 from worker.engine.models.onnx.registry import NEWEST_OPSET, Codes
 from worker.engine.models.onnx.uses import Use, Uses
@@ -24,7 +24,8 @@ from worker.engine.models.program import OMITTED, Grid, SkippedTensor, Step, ren
 READ = frozenset({"DequantizeLinear", "com.microsoft.DequantizeLinear"})
 EXACT = frozenset({"ReadWeight", "DequantizeLinear", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"})
 """Operators that read codes and round nothing."""
-PACKED = "com.microsoft.MatMulNBits"
+PACKED = {"com.microsoft.MatMulNBits": 1, "com.microsoft.GatherBlockQuantized": 0}
+"""Operators whose weight is stored in blocks, with its slot; its scales and zero points are in slots 2 and 3."""
 CODE_TYPES = frozenset({torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32})
 
 
@@ -87,27 +88,37 @@ def _take_packed(graph: Graph, uses: Uses, found: Quantised) -> None:
     """Turn weights that are stored packed into weights of one number per place, [rows, columns]."""
     taken: dict[str, Step] = {}
     for step in walk_steps(graph.steps):
-        if step.operator != PACKED:
+        if step.operator not in PACKED:
             continue
-        name, scales, zero_points = (*step.inputs[1:4], OMITTED)[:3]
-        same = {(use.step.operator, use.step.inputs[2:4]) for use in uses.find_direct(name)} == {(PACKED, step.inputs[2:4])}
+        name, scales, zero_points = step.inputs[PACKED[step.operator]], *(*step.inputs[2:4], OMITTED)[:2]
+        same = {(use.step.operator, use.step.inputs[2:4]) for use in uses.find_direct(name)} == {
+            (step.operator, step.inputs[2:4])
+        }
         numbers = [scales, *([zero_points] if zero_points else [])]
         if not same or not all(entry in graph.stored for entry in (name, *numbers)):
             continue
         taken[step.name] = step
         if name not in found.grids:
-            parts = [graph.stored[entry].tensor for entry in numbers]
-            grid = unpack_grid(graph.stored[name].tensor, parts[0], parts[1] if len(parts) > 1 else None, **step.attributes)
+            grid = _read_packed(step, *(graph.stored[entry] for entry in (name, *numbers)))
             found.grids[name] = grid
             graph.stored[name] = Stored(grid.decode(grid.codes), graph.stored[name].origin)
 
     def convert(step: Step) -> Step:
-        return replace(step, inputs=(*step.inputs[:2], *[OMITTED] * 3, *step.inputs[5:])) if step.name in taken else step
+        inputs = tuple(OMITTED if slot in {2, 3, 4} else name for slot, name in enumerate(step.inputs))
+        return replace(step, inputs=inputs) if step.name in taken else step
 
     graph.steps = replace_steps(graph.steps, convert)
     found.dropped |= _drop_unread(graph, {name for step in taken.values() for name in step.inputs[2:4]})
     for name in taken:
         graph.nodes.pop(name, None)
+
+
+def _read_packed(step: Step, stored: Stored, scales: Stored, zero_points: Stored | None = None) -> Grid:
+    zeros, packing = None if zero_points is None else zero_points.tensor, dict(step.attributes)
+    if PACKED[step.operator]:
+        return unpack_grid(stored.tensor, scales.tensor, zeros, **packing)
+    del packing["axis"]
+    return unpack_table(stored.tensor, stored.narrow, scales.tensor, zeros, **packing)
 
 
 class Reader(NamedTuple):

@@ -91,6 +91,7 @@ class Facts(TypedDict, total=False):
     dynamic_shape: bool
     codes: tuple[Codes, ...]
     rounds: bool
+    widens: bool
     like: Likeness
 
 
@@ -110,7 +111,8 @@ class Operator:
     alias: the output is the first input itself; relays: it is the first input's values in another arrangement.
     many: the function always returns a tuple, also when the node names one output.
     codes: slots that read integers of a grid. rounds: it reads or writes such integers, which are floats here so that a
-    gradient passes; the runtime has integers there. like: the operator on floats whose work one on integers does.
+    gradient passes; the runtime has integers there. widens: it makes wider floats of eight-bit ones. like: the operator on
+    floats whose work one on integers does.
     """
 
     family: str
@@ -135,6 +137,7 @@ class Operator:
     dynamic_shape: bool = False
     codes: tuple[Codes, ...] = ()
     rounds: bool = False
+    widens: bool = False
     like: Likeness | None = None
 
     @property

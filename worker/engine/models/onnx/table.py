@@ -20,7 +20,7 @@ quantised, half-precision and optimised files: [quantised.md](quantised.md).
 Outputs that are text are left out. In files of classical models (domain ai.onnx.ml) scores come before class numbers, and a map
 from class to score is read as one column per class in the order of the classes: set `objective.output_kind: probabilities`.
 Tensors may be float32, float64, float16, bfloat16, int8 to int64, uint8 to uint64 or bool; stored codes of a grid also int2,
-int4, uint2 and uint4. Eight-bit floats may only be converted and rearranged.
+int4, uint2 and uint4. Eight-bit floats may only be converted, dequantised and rearranged.
 """
 
 

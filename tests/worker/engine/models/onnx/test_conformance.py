@@ -23,7 +23,7 @@ from worker.engine.models.onnx.operators import TABLE
 
 Results = dict[Outcome, list[Verdict]]
 
-PASSED_AT_LEAST = 1741
+PASSED_AT_LEAST = 1745
 """A ratchet: raise it when more cases pass."""
 CONVERTED_WRONGLY = {"test_PReLU_1d_multiparam", "test_PReLU_2d_multiparam", "test_PReLU_3d_multiparam"}
 """onnx's converter keeps opset 6's slopes, which later opsets broadcast along another axis; they are read as they are stored."""

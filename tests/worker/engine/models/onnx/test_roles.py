@@ -88,6 +88,7 @@ EXPECTED: dict[str, dict[int, Role]] = {
     "com.microsoft.DynamicQuantizeLSTM": {1: ("recurrent", 2), 2: ("recurrent", 2), 3: ("recurrent", 1), 7: ("recurrent", 1)},
     "com.microsoft.QAttention": {1: ("attention_qkv", -1), 2: ("bias", -1)},
     "com.microsoft.QEmbedLayerNormalization": EMBEDDING,
+    "com.microsoft.GatherBlockQuantized": {0: ("embedding", 0)},
     "com.microsoft.MatMulNBits": {1: ("linear", 0), 5: ("bias", 0)},
     "com.microsoft.Attention": {1: ("attention_qkv", -1), 2: ("bias", -1)},
     "com.microsoft.MultiHeadAttention": {3: ("bias", 0)},

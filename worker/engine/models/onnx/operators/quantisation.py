@@ -121,6 +121,7 @@ def _read_source(node: Node) -> dict[str, int | torch.dtype | None]:
     prepare=_read_source,
     codes=(Codes(0, (1,), 2, "axis"),),
     rounds=True,
+    widens=True,
     like=SAME,
 )
 def dequantise(
