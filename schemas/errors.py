@@ -30,6 +30,7 @@ FaultlineError
 │   └── FetchFailed         it is not there, too large, too slow, or not what was pinned
 ├── LimitError              a resource ran out                         job failed
 │   ├── TimeLimit
+│   ├── DeadlineMissed      nothing was measured by the request's own deadline
 │   ├── MemoryLimit
 │   ├── ScratchLimit
 │   └── AttemptsExhausted                                              quarantined
@@ -258,6 +259,12 @@ class TimeLimit(LimitError):
     """The audit ran into its wall-clock limit."""
 
     code, title = "time_limit", "The audit ran out of time"
+
+
+class DeadlineMissed(LimitError):
+    """The deadline of the request came before anything was measured."""
+
+    code, title = "deadline_missed", "The deadline came first"
 
 
 class MemoryLimit(LimitError):

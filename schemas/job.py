@@ -44,6 +44,7 @@ class Job(Output):
     """One audit, plan or inspection. `revision` rises with every change and is the ETag.
 
     trace_id: of the W3C trace that the job belongs to, in the logs of every process that had to do with it.
+    device, priority, deadline_at: which workers may take it, how soon, and until when its search may go on.
     """
 
     schema_version: Literal[1]
@@ -65,6 +66,9 @@ class Job(Output):
     labels: dict[str, str]
     links: dict[str, str]
     trace_id: str | None = None
+    device: str | None = None
+    priority: int = 5
+    deadline_at: UtcTime | None = None
 
 
 class JobPage(Output):

@@ -279,7 +279,11 @@ class BreakingPointRequest(Input):
 
 
 class AuditRequest(Input):
-    """One audit: model, data, objective, corruption sets, scopes, search and, if wanted, a policy."""
+    """One audit: model, data, objective, corruption sets, scopes, search and, if wanted, a policy.
+
+    device: the class of device to audit on; null: the service's own. priority: 0 is served first. deadline_s: from acceptance;
+    then the search stops, and what was measured until then is the report, marked as incomplete.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     model: ModelReference
@@ -296,6 +300,9 @@ class AuditRequest(Input):
     precision: Precision | None = None
     bit_flips: Annotated[tuple[BitFlipRequest, ...], Field(max_length=16)] = ()
     policy: Policy | None = None
+    device: Literal["cpu", "cuda"] | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] = 5
+    deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
     fresh: bool = False
     labels: Annotated[
         dict[Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]], Field(max_length=64)
@@ -352,7 +359,7 @@ class AuditRequest(Input):
         return problems
 
 
-NOT_IN_DIGEST = {"labels", "policy", "fresh"}
+NOT_IN_DIGEST = {"labels", "policy", "fresh", "priority", "deadline_s"}
 
 
 def echo_request(request: Input) -> dict[str, Any]:

@@ -37,6 +37,9 @@ def build_job(record: JobRecord) -> Job:
         labels=record.labels,
         links=links,
         trace_id=find_trace_id(record),
+        device=record.device,
+        priority=record.priority,
+        deadline_at=record.deadline_at,
     )
 
 

@@ -17,7 +17,7 @@ from service.settings import Settings
 from storage.artifacts import ArtifactStore, FileArtifactStore
 from storage.buckets import TokenBuckets
 from storage.connection import connect_async
-from storage.doorbell import Doorbell, name_queue
+from storage.doorbell import Doorbell
 from storage.keys import KeyStore
 from storage.queue import JobQueue
 from storage.resumable import ResumableUploads
@@ -48,7 +48,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     redis = connect_async(settings.redis_url)
     queue, keys, trail = JobQueue(redis), KeyStore(redis), Trail(redis, settings.audit_log_entries)
     limiter = RateLimiter(TokenBuckets(redis), settings)
-    doorbell = Doorbell(settings.redis_url, queue=name_queue(settings.device))
+    doorbell = Doorbell(settings.redis_url)
     draining = asyncio.Event()
     exporter = None if settings.otlp_endpoint is None else Exporter.open("faultline-service", VERSION, settings.otlp_endpoint)
     try:

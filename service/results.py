@@ -21,9 +21,9 @@ from storage.records import JobRecord
 async def answer_posted(request: Request, owner: str, held: Resources, kind: JobKind, prefer: str | None) -> Response:
     """Accept the posted request and answer with its result, if it comes within the wait that was asked for, else with its job."""
     posted, key = await read_submission(request, held.settings.max_request_bytes, kind)
-    accepted = await submit(held.queue, held.artifacts, held.settings, owner, posted, key, kind)
+    accepted = await submit(held, owner, posted, key, kind)
     if accepted.created and accepted.record.state == "queued":
-        await asyncio.to_thread(ring, held.doorbell, accepted.record.id)
+        await asyncio.to_thread(ring, held.doorbell, accepted.record.id, accepted.record.device)
     return await _answer(request, held, accepted.record, prefer, None)
 
 

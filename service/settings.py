@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from schemas.errors import InvalidRequest
@@ -24,6 +24,15 @@ def _check_address(value: str) -> str:
         return check_redis_url(value)
     except InvalidRequest as error:
         raise ValueError(str(error)) from None
+
+
+class TenantLimits(BaseModel):
+    """What one tenant may ask for, where it differs from what all may."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    highest_priority: Annotated[int, Field(ge=0, le=9)] = 0
+    max_running: Annotated[int, Field(ge=0)] = 0
 
 
 class Settings(SourceRules, TelemetrySettings):
@@ -58,7 +67,19 @@ class Settings(SourceRules, TelemetrySettings):
     """Calls that a tenant which has been quiet may make at once."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Class of device that the workers audit on; it names the queue whose doorbell rings, so give workers the same."""
+    """Class of device that audits run on unless they ask for another; workers of this class must be there."""
+
+    devices: tuple[Literal["cpu", "cuda"], ...] = ()
+    """Further classes that workers are there for, such as ["cuda"]; a request for any other is refused."""
+
+    highest_priority: Annotated[int, Field(ge=0, le=9)] = 0
+    """Best priority that a request may ask for; 0 is served first."""
+
+    max_running: Annotated[int, Field(ge=0)] = 0
+    """Most jobs of one tenant that run at once; 0: any number. It holds for jobs accepted from then on."""
+
+    tenants: dict[str, TenantLimits] = {}
+    """Tenants with limits of their own: {"acme": {"highest_priority": 3, "max_running": 2}}."""
 
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4096 * MIB
     """Largest artifact."""
@@ -82,6 +103,11 @@ class Settings(SourceRules, TelemetrySettings):
     def is_keyless(self) -> bool:
         """Whether nobody is asked for a key."""
         return self.auth == "off" or (self.auth == "auto" and is_loopback(self.host))
+
+    def find_limits(self, owner: str) -> TenantLimits:
+        """Return what a tenant may ask for."""
+        everybody = TenantLimits(highest_priority=self.highest_priority, max_running=self.max_running)
+        return self.tenants.get(owner, everybody)
 
 
 def load_settings() -> Settings:

@@ -14,10 +14,13 @@ from schemas.references import ARTIFACT, read_place
 from schemas.version import ENGINE_VERSION
 from service.bodies import read_document
 from service.metrics import ACCEPTED
+from service.placement import place
+from service.resources import Resources
 from service.strict_json import check_json
 from storage.artifacts import ArtifactStore
 from storage.doorbell import Doorbell
-from storage.queue import Accepted, JobQueue
+from storage.placement import DEFAULT_DEVICE
+from storage.queue import Accepted
 from storage.sources.rules import SourceRules
 from telemetry.spans import span
 
@@ -44,15 +47,14 @@ async def read_submission(request: Request, limit: int, kind: JobKind) -> tuple[
     return posted, keys[0] if keys else None
 
 
-async def submit(
-    queue: JobQueue, store: ArtifactStore, rules: SourceRules, owner: str, request: JobRequest, key: str | None, kind: JobKind
-) -> Accepted:
+async def submit(held: Resources, owner: str, request: JobRequest, key: str | None, kind: JobKind) -> Accepted:
     """Put `request` into the queue, or find the job that it is already."""
-    await check_files(store, rules, owner, request)
+    placement = place(request, owner, held.settings)
+    await check_files(held.artifacts, held.settings, owner, request)
     digest = compute_request_digest(request, ENGINE_VERSION, kind)
     body = canonical_bytes(request) + (b"" if kind == "audit" else kind.encode())
     with span("accept", kind="producer", attributes={"faultline.job.kind": kind}) as one:
-        accepted = await queue.accept(request, owner, digest, key, compute_sha256(body), kind, str(one.place))
+        accepted = await held.queue.accept(request, owner, digest, key, compute_sha256(body), kind, str(one.place), placement)
         one.attributes["faultline.job.id"] = accepted.record.id
     if accepted.created:
         ACCEPTED.labels(kind, "yes" if accepted.reused else "no").inc()
@@ -90,9 +92,9 @@ def find_key_faults(keys: list[str]) -> list[Fault]:
     return [Fault("the Idempotency-Key cannot be used", "header: Idempotency-Key", expected, got, advice)]
 
 
-def ring(doorbell: Doorbell, job_id: str) -> None:
+def ring(doorbell: Doorbell, job_id: str, device: str | None) -> None:
     """Tell the workers of a job; if that fails it is only late, for their sweeper finds it in the queue."""
     try:
-        doorbell.ring(job_id)
+        doorbell.ring(job_id, device or DEFAULT_DEVICE)
     except Exception:
         logger.warning("the doorbell for job %s did not ring; a sweep will find it", job_id, exc_info=True)

@@ -6,6 +6,7 @@ from typing import Final
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from storage.placement import DEFAULT_DEVICE
 from storage.urls import make_broker_url
 
 logger = logging.getLogger("faultline.storage")
@@ -24,14 +25,10 @@ def name_queue(device: str) -> str:
     return f"faultline.{device}"
 
 
-DEFAULT_QUEUE: Final = name_queue("cpu")
-
-
 class Doorbell:
     """Rings for workers. `broker_url` may be spelt for redis-py or for kombu. Threads may share one."""
 
-    def __init__(self, broker_url: str, queue: str = DEFAULT_QUEUE) -> None:
-        self._queue = queue
+    def __init__(self, broker_url: str) -> None:
         self._app = Celery("faultline-doorbell", broker=make_broker_url(broker_url), set_as_current=False)
         self._app.conf.update(
             task_ignore_result=True,
@@ -42,10 +39,10 @@ class Doorbell:
             broker_transport_options={"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S},
         )
 
-    def ring(self, job_id: str) -> bool:
-        """Tell the workers of a job; False if the broker did not take it: then a sweep will ring again."""
+    def ring(self, job_id: str, device: str = DEFAULT_DEVICE) -> bool:
+        """Tell the workers with this class of device of a job; False if the broker did not take it: a sweep will ring again."""
         try:
-            self._app.send_task(TASK_NAME, args=[job_id], queue=self._queue, retry=True, retry_policy=RETRY_POLICY)
+            self._app.send_task(TASK_NAME, args=[job_id], queue=name_queue(device), retry=True, retry_policy=RETRY_POLICY)
         except OperationalError as error:
             logger.warning("the doorbell for job %s did not ring, a sweep will ring again: %s", job_id, error)
             return False

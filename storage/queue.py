@@ -16,6 +16,7 @@ from storage.changes import ChangeFeed
 from storage.connection import reaching_store
 from storage.endings import describe_cancelled
 from storage.gauges import StoreGauges, read_gauges
+from storage.placement import ANYWHERE, Placement
 from storage.records import JOB_ID, JobRecord, pair_fields, read_record
 from storage.scripts import KEY_PREFIX, ScriptName, load_script
 
@@ -54,6 +55,7 @@ class JobQueue:
         body_sha256: str,
         kind: JobKind = "audit",
         traceparent: str | None = None,
+        placement: Placement = ANYWHERE,
     ) -> Accepted:
         """Return the job that the request became now, or the one that the same key and body made before.
 
@@ -67,19 +69,10 @@ class JobQueue:
         life_ms = 1000 * (KEY_LIFE_S if idempotency_key is not None else REPEAT_LIFE_S)
         labels = canonical_bytes(dict(request.labels))
         fresh = 1 if request.fresh else 0
+        deadline = "" if placement.deadline_s is None else round(placement.deadline_s * 1e6)
         reply = await self._run(
-            "accept",
-            nonce,
-            owner,
-            canonical_bytes(request),
-            request_digest,
-            labels,
-            fresh,
-            named,
-            life_ms,
-            body_sha256,
-            kind,
-            traceparent or "",
+            *("accept", nonce, owner, canonical_bytes(request), request_digest, labels, fresh, named, life_ms, body_sha256, kind),
+            *(placement.device, placement.priority, placement.max_running, deadline, traceparent or ""),
         )
         if reply[0] == b"mismatch":
             raise IdempotencyMismatch(_describe_mismatch(idempotency_key))

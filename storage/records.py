@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from schemas.job import JobKind, JobState
 from schemas.verdict import Outcome
+from storage.placement import DEFAULT_PRIORITY
 
 JOB_ID = re.compile(r"[0-9a-f]{13}[0-9a-v]{16}")
 """Microseconds since 1970 as the store's clock gave them, then 80 random bits."""
@@ -19,7 +20,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class JobRecord:
     """One job as it stands in the store. `request` is its canonical JSON; `revision` rises with every change.
 
-    `started_at` is when the present or last attempt began: a job that went back to the queue has none.
+    `started_at` is when the present or last attempt began: a job that went back to the queue has none. `device` is None in
+    records of a program that knew one class only, until a worker has found them.
     """
 
     id: str
@@ -41,6 +43,9 @@ class JobRecord:
     ended_at: datetime | None
     reused: bool
     traceparent: str | None = None
+    device: str | None = None
+    priority: int = DEFAULT_PRIORITY
+    deadline_at: datetime | None = None
 
 
 def read_record(id: str, fields: dict[bytes, bytes]) -> JobRecord:
@@ -66,6 +71,9 @@ def read_record(id: str, fields: dict[bytes, bytes]) -> JobRecord:
         ended_at=_read_time(text["ended_at"]) if "ended_at" in text else None,
         reused=text.get("reused") == "1",
         traceparent=text.get("traceparent"),
+        device=text.get("device"),
+        priority=int(text.get("priority", DEFAULT_PRIORITY)),
+        deadline_at=_read_time(text["deadline_at"]) if "deadline_at" in text else None,
     )
 
 

@@ -76,7 +76,7 @@ def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
     broker_url = make_broker_url(settings.redis_url)
     artifacts = FileArtifactStore(settings.data_dir / "artifacts")
     leases = Leases(connect(settings.redis_url), settings.lease_s)
-    doorbell = Doorbell(broker_url, settings.queue)
+    doorbell = Doorbell(broker_url)
     scratch = Scratch(settings.data_dir / "scratch", name)
     warm = WarmChild(spec, scratch.folder)
     drain = Drain(settings.drain_s)
@@ -89,7 +89,7 @@ def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
         return warm.has_been_ready and consumption.is_live and not drain.begun
 
     watch_worker(lambda: warm.wait(0), is_serving, layers)
-    sweeper = LeaseSweeper(leases, doorbell, name, settings.lease_s, is_serving, layers)
+    sweeper = LeaseSweeper(leases, doorbell, name, settings.device, settings.lease_s, is_serving, layers)
     exporter = None if settings.otlp_endpoint is None else Exporter.open("faultline-worker", VERSION, settings.otlp_endpoint)
     warm.start()
     sweeper.start()

@@ -23,6 +23,7 @@ class LeaseSweeper:
         leases: Leases,
         doorbell: Doorbell,
         worker: str,
+        device: str,
         lease_s: float,
         is_serving: Callable[[], bool],
         sandbox: Mapping[str, bool],
@@ -30,6 +31,7 @@ class LeaseSweeper:
         self._leases = leases
         self._doorbell = doorbell
         self._worker = worker
+        self._device = device
         self._lease_s = lease_s
         self._is_serving = is_serving
         self._sandbox = sandbox
@@ -72,9 +74,9 @@ class LeaseSweeper:
 
     def sweep_once(self) -> list[str]:
         """Do one round and return the jobs whose doorbell was rung."""
-        rung = self._leases.sweep()
-        for job_id in rung:
-            self._doorbell.ring(job_id)
+        rung = self._leases.sweep(self._device)
+        for job_id, device in rung.items():
+            self._doorbell.ring(job_id, device)
         if rung:
             log.info("rang again for %d jobs", len(rung))
-        return rung
+        return [*rung]

@@ -4,7 +4,7 @@ import signal
 import time
 from typing import NoReturn
 
-from schemas.errors import Fault, MemoryLimit, TimeLimit
+from schemas.errors import DeadlineMissed, Fault, MemoryLimit, TimeLimit
 from worker.messages import refuse_output
 from worker.process import Child, ChildCrashed
 from worker.settings import WorkerSettings
@@ -17,10 +17,11 @@ MEMORY_ADVICE = "audit a smaller model, fewer scopes or fewer examples, or ask t
 class JobLimits:
     """Watches one audit process from its start."""
 
-    def __init__(self, settings: WorkerSettings, child: Child) -> None:
+    def __init__(self, settings: WorkerSettings, child: Child, left_s: float | None = None) -> None:
         self._settings = settings
         self._child = child
         self._deadline = time.monotonic() + settings.job_timeout_s
+        self._own_deadline = None if left_s is None else time.monotonic() + left_s + settings.deadline_grace_s
         self._next_look = 0.0
         self._memory_kills = count_memory_kills()
 
@@ -28,12 +29,14 @@ class JobLimits:
         """Look at the process; cheap to call often.
 
         Raises:
-            TimeLimit, MemoryLimit: when it has passed its limit.
+            TimeLimit, DeadlineMissed, MemoryLimit: when it has passed its limit.
             WorkerFault: when it has filled its folder.
         """
         now = time.monotonic()
         if now >= self._deadline:
             self._raise_time_limit()
+        if self._own_deadline is not None and now >= self._own_deadline:
+            self._raise_deadline_missed()
         if now < self._next_look:
             return
         self._next_look = now + LOOK_PERIOD_S
@@ -54,6 +57,17 @@ class JobLimits:
         limit = f"{self._settings.job_timeout_s:g} s"
         advice = "ask for fewer sets, scopes or passes, or ask the operator to raise FAULTLINE_JOB_TIMEOUT_S"
         raise TimeLimit(Fault(what=f"the audit ran longer than {limit}", expected=f"at most {limit}", advice=advice))
+
+    def _raise_deadline_missed(self) -> NoReturn:
+        grace = f"{self._settings.deadline_grace_s:g} s"
+        fault = Fault(
+            what=f"the audit did not end within {grace} after its deadline",
+            where="/deadline_s",
+            expected="a report of what was measured",
+            got="an audit that goes on",
+            advice="a pass over the data, or opening the model, takes longer: ask for a later deadline or fewer examples",
+        )
+        raise DeadlineMissed(fault)
 
     def _raise_memory_limit(self, got: str) -> NoReturn:
         limit = self._settings.memory_bytes

@@ -43,6 +43,9 @@ class WorkerSettings(FetchLimits, TelemetrySettings):
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads of one audit; part of every report")
     lease_s: Seconds = Field(default=10.0, description="a job whose worker is silent for so long goes to another")
     job_timeout_s: Seconds = Field(default=3600.0, description="wall-clock limit of one audit")
+    deadline_grace_s: Seconds = Field(
+        default=30.0, description="what an audit gets after its deadline to write down what it has measured"
+    )
     job_memory_bytes: int = Field(default=0, ge=0, description="resident memory of one audit; 0: four fifths of what there is")
     job_output_bytes: int = Field(
         default=64 * MIB, ge=1024, description="all that the audit process may say, its result included"

@@ -50,6 +50,7 @@ SEND_LIMIT_S = 10.0
 
 Interruption = Literal["cancelled", "lost", "released", "waits"]
 Outcome = Literal["declined", "not_claimed", "succeeded", "failed", "cancelled", "lost", "released", "waits", "crashed"]
+ENDED: frozenset[Outcome] = frozenset({"succeeded", "failed", "cancelled", "lost", "waits"})
 
 
 class Interrupted(Exception):
@@ -74,8 +75,16 @@ class Resources:
     fetcher: Fetcher
 
 
+def answer_doorbell(job_id: str, resources: Resources) -> list[Outcome]:
+    """Run the next job, and go on while there are more; a job that was given back is left to other workers."""
+    outcomes = [run_job(job_id, resources)]
+    while outcomes[-1] in ENDED:
+        outcomes.append(run_job(job_id, resources))
+    return outcomes
+
+
 def run_job(job_id: str, resources: Resources) -> Outcome:
-    """Return what became of the job: every way out leaves it finished, released or to its lease.
+    """Return what became of the queue's next job: every way out leaves it finished, released or to its lease.
 
     Anything unexpected is raised: the lease then runs out, which costs the job one of its attempts.
     """
@@ -83,11 +92,11 @@ def run_job(job_id: str, resources: Resources) -> Outcome:
     while not (resources.warm.wait(TICK_S) or resources.drain.begun):
         pass
     if resources.drain.begun:
-        resources.doorbell.ring(job_id)
+        resources.doorbell.ring(job_id, resources.settings.device)
         return "declined"
     asked_ns = time.time_ns()
-    claim = resources.leases.claim(job_id, resources.worker)
-    if claim is None:  # ended, cancelled, or another worker's: a doorbell may ring twice
+    claim = resources.leases.claim(job_id, resources.worker, resources.settings.device)
+    if claim is None:  # nothing waits that may run now: a doorbell may ring twice
         return "not_claimed"
     above = resources.leases.read_traceparent(claim.id)
     heartbeat = Heartbeat(resources.leases, claim.id, claim.attempt, resources.settings.beat_s)
@@ -130,7 +139,7 @@ def _hand_back(claim: Claim, resources: Resources, fault: Fault | None = None) -
     """Return the job to the queue; with a fault it costs the job one of its tries."""
     if not _persist(lambda: resources.leases.release(claim.id, claim.attempt, fault), resources.drain):
         return "lost"
-    resources.doorbell.ring(claim.id)
+    resources.doorbell.ring(claim.id, resources.settings.device)
     return "released" if fault is None else "crashed"
 
 
@@ -171,8 +180,9 @@ def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Publishe
     job, origin = _order(claim, gathered, resources.settings)
     child = _take_child(heartbeat, resources)
     try:
+        limits = JobLimits(resources.settings, child, claim.left_s)
         with span("audit"):
-            found, layers = _converse(child, job, heartbeat, resources)
+            found, layers = _converse(child, job, heartbeat, resources, limits)
         child.kill()
         if isinstance(found, Measurement):
             find_account().measurement = found
@@ -248,7 +258,9 @@ def _check_interrupted(heartbeat: Heartbeat, drain: Drain) -> None:
         raise Interrupted(why)
 
 
-def _converse(child: Child, job: JobMessage, heartbeat: Heartbeat, resources: Resources) -> tuple[Finding, dict[str, bool]]:
+def _converse(
+    child: Child, job: JobMessage, heartbeat: Heartbeat, resources: Resources, limits: JobLimits
+) -> tuple[Finding, dict[str, bool]]:
     """Return the result, and how the child had confined itself before it began.
 
     Raises:
@@ -257,7 +269,6 @@ def _converse(child: Child, job: JobMessage, heartbeat: Heartbeat, resources: Re
         FaultlineError: what the child says is wrong with the model or the data.
         ChildCrashed: when it ended without a result.
     """
-    limits = JobLimits(resources.settings, child)
     layers: dict[str, bool] = {}
     account = find_account()
     account.note_given()

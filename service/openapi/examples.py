@@ -77,6 +77,9 @@ QUEUED_JOB: Document = {
     "labels": {"git_sha": "6f1ed002", "branch": "main"},
     "links": {"self": _JOB_PATH, "cancel": _JOB_PATH},
     "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "device": "cpu",
+    "priority": 5,
+    "deadline_at": None,
 }
 SUCCEEDED_JOB: Document = QUEUED_JOB | {
     "state": "succeeded",

@@ -65,11 +65,11 @@ SAME = answers_nothing(304, "The caller holds this revision.", "ETag", "Preferen
 async def post_audit(request: Request, owner: Owner, held: Held, _key: Key = None) -> Response:
     """Submit an audit. An equal request that was finished before is answered with its report unless `fresh` is true."""
     audit, key = await read_submission(request, held.settings.max_request_bytes, "audit")
-    accepted = await submit(held.queue, held.artifacts, held.settings, owner, audit, key, "audit")
+    accepted = await submit(held, owner, audit, key, "audit")
     job = build_job(await settle_verdict(held.queue, held.artifacts, accepted.record))
     response = answer_accepted(job)
     if accepted.created and job.state == "queued":
-        response.background = BackgroundTask(ring, held.doorbell, job.id)
+        response.background = BackgroundTask(ring, held.doorbell, job.id, accepted.record.device)
     return response
 
 

@@ -1,8 +1,10 @@
 -- Makes a job, once per idempotency key. Without a key the caller's nonce is one, so that a repeated call makes one job.
--- ARGV: nonce, owner, request, request_digest, labels, fresh, idempotency key, its life in ms, body_sha256, kind, traceparent or ''
+-- ARGV: nonce, owner, request, request_digest, labels, fresh, idempotency key, its life in ms, body_sha256, kind,
+--   device, priority, most of the owner's jobs that may run beside it or 0, time to the deadline or '', traceparent or ''
 -- Returns {'mismatch'} or {'known' | 'created', id, fields}
 local nonce, owner, request, request_digest, labels, fresh = unpack(ARGV, 1, 6)
 local idempotency, life_ms, body_sha256, kind = prefix .. 'idempotency:' .. ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local device, priority, max_running, deadline = unpack(ARGV, 11, 14)
 
 local known = redis.call('GET', idempotency)
 if known then
@@ -26,12 +28,19 @@ redis.call('SET', idempotency, id .. ' ' .. body_sha256, 'PX', life_ms)
 redis.call('HSET', job_key(id),
   'schema_version', RECORD_VERSION, 'kind', kind, 'owner', owner, 'attempt', 0, 'tries', 0, 'revision', 0, 'cancel', 0,
   'request', request, 'request_digest', request_digest, 'labels', labels, 'fresh', fresh, 'created_at', integer(tick),
-  'rung_at', integer(now), 'rings', 0)
+  'rung_at', integer(now), 'rings', 0, 'device', device, 'priority', priority, 'max_running', max_running)
+local job = {
+  id = id, kind = kind, owner = owner, request_digest = request_digest, created_at = integer(tick), device = device,
+  priority = priority,
+}
+if deadline ~= '' then
+  job.deadline_at = integer(now + tonumber(deadline))
+  redis.call('HSET', job_key(id), 'deadline_at', job.deadline_at)
+end
 -- The last of ARGV, so that others may come before it.
 if ARGV[#ARGV] ~= '' then
   redis.call('HSET', job_key(id), 'traceparent', ARGV[#ARGV])
 end
-local job = {id = id, kind = kind, owner = owner, request_digest = request_digest}
 list(job, 'all')
 local report = fresh ~= '1' and redis.call('GET', twin_key('report', job))
 if report then

@@ -1,10 +1,10 @@
 -- Keeps the digests of the files that an attempt fetched, so that a later one reads the same.
 -- With a request digest, that of the request with these files, the job becomes one of the jobs of that digest: it takes their
 -- report, or waits while one of them runs.
--- ARGV: id, attempt, files, request_digest or '', max_tries, exhausted problem, cancelled problem
+-- ARGV: id, attempt, files, request_digest or '', max_tries, exhausted, cancelled, late problem
 -- Returns {'ok' | 'lost' | 'waits', report of a finished twin or ''}
 local id, attempt, files, digest = unpack(ARGV, 1, 4)
-local ends = {max_tries = tonumber(ARGV[5]), exhausted = ARGV[6], cancelled = ARGV[7]}
+local ends = read_ends(5)
 
 local job = load_job(id)
 if not job then
@@ -37,7 +37,7 @@ if led and job.fresh ~= '1' then
   job.tries = redis.call('HINCRBY', job_key(id), 'tries', -1)
   retire_attempt(job, ends)
   if job.state == 'queued' then
-    redis.call('SADD', twin_key('waiting', job), id)
+    hold_back(job)
   end
   return {'waits', ''}
 end

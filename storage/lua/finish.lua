@@ -1,7 +1,7 @@
 -- Ends a job, if the attempt still holds it. The same end told twice by the same attempt is a repeated call.
--- ARGV: id, attempt, state, report_sha256 or '', verdict or '', problem or ''
+-- ARGV: id, attempt, state, report_sha256 or '', verdict or '', problem or '', '1' if the report answers equal requests too
 -- Returns 1 or 0
-local id, attempt, state, report, verdict, problem = unpack(ARGV, 1, 6)
+local id, attempt, state, report, verdict, problem, complete = unpack(ARGV, 1, 7)
 
 local job = load_job(id)
 if not job then
@@ -20,7 +20,9 @@ if verdict ~= '' then
 end
 if state == 'succeeded' then
   redis.call('HSET', job_key(id), 'report_sha256', report)
-  redis.call('SET', twin_key('report', job), report)
+  if complete == '1' then
+    redis.call('SET', twin_key('report', job), report)
+  end
 end
 end_job(job, state, problem)
 return 1

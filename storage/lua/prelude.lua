@@ -6,8 +6,9 @@ local SET_OF = {queued = 'pending', running = 'leases', quarantined = 'quarantin
 local FIELDS = {
   'schema_version', 'owner', 'state', 'attempt', 'tries', 'cancel', 'request_digest', 'fresh', 'created_at',
   'report_sha256', 'problem', 'verdict', 'progress', 'call', 'cancel_call', 'ended_by', 'released_by', 'rung_at', 'rings',
-  'kind',
+  'kind', 'device', 'priority', 'max_running', 'deadline_at',
 }
+local DEFAULT_PRIORITY = 5
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -69,24 +70,90 @@ local function has_live_lease(id)
   return deadline and tonumber(deadline) > now
 end
 
+-- A lane holds what may be claimed: an owner's queued jobs for one class of device and of one priority, oldest first.
+-- Lanes only speed up the search for the next job. `pending` is the truth; `sweep` mends lanes that an older program left wrong.
+local function lane_key(device, lane)
+  return prefix .. 'lane:' .. device .. ':' .. lane
+end
+
+local function name_lane(job)
+  return (job.priority or DEFAULT_PRIORITY) .. ':' .. job.owner
+end
+
+local function join_lane(job)
+  redis.call('ZADD', lane_key(job.device, name_lane(job)), job.created_at, job.id)
+  redis.call('SADD', prefix .. 'lanes:' .. job.device, name_lane(job))
+  redis.call('SADD', prefix .. 'devices', job.device)
+end
+
+local function leave_lane(job)
+  if job.device then
+    redis.call('ZREM', lane_key(job.device, name_lane(job)), job.id)
+  end
+end
+
+-- A queued job waits for the report of a twin that runs.
+local function hold_back(job)
+  leave_lane(job)
+  redis.call('SADD', twin_key('waiting', job), job.id)
+end
+
+-- How many of an owner's jobs run, without those that an older program ended and left in the set.
+local function count_running(owner)
+  local running = 0
+  for _, id in ipairs(redis.call('SMEMBERS', prefix .. 'running:' .. owner)) do
+    if redis.call('ZSCORE', prefix .. 'leases', id) then
+      running = running + 1
+    else
+      redis.call('SREM', prefix .. 'running:' .. owner, id)
+    end
+  end
+  return running
+end
+
+local function is_full(job, running)
+  local most = tonumber(job.max_running or '0')
+  return most > 0 and running >= most
+end
+
+-- Puts a queued job that waits for no twin into its lane, if it is in none: one of an older program, which knew no lanes.
+local function mend_lane(job, device)
+  if job.state ~= 'queued' or redis.call('SISMEMBER', twin_key('waiting', job), job.id) == 1 then
+    return
+  end
+  if not job.device then
+    job.device = device
+    redis.call('HSET', job_key(job.id), 'device', device)
+  end
+  join_lane(job)
+end
+
 -- A job stops running: twins that were held back for it may be claimed now.
 local function wake_twins(job)
   if redis.call('GET', twin_key('active', job)) == job.id then
     redis.call('DEL', twin_key('active', job))
   end
   local waiting = twin_key('waiting', job)
-  if redis.call('EXISTS', waiting) == 1 then
-    redis.call('SUNIONSTORE', prefix .. 'wake', prefix .. 'wake', waiting)
-    redis.call('DEL', waiting)
+  local ids = redis.call('SMEMBERS', waiting)
+  redis.call('DEL', waiting)
+  for _, id in ipairs(ids) do
+    redis.call('SADD', prefix .. 'wake', id)
+    local twin = load_job(id)
+    if twin and twin.device and twin.state == 'queued' then
+      join_lane(twin)
+    end
   end
 end
 
 -- The only place where a state changes: hash field, sorted sets, index and counts move together.
 local function enter(job, state, score)
   if job.state == 'running' then
+    redis.call('SREM', prefix .. 'running:' .. job.owner, job.id)
     wake_twins(job)
   elseif job.state == 'queued' then
     redis.call('SREM', twin_key('waiting', job), job.id)
+    redis.call('ZREM', prefix .. 'deadlines', job.id)
+    leave_lane(job)
   end
   if job.state then
     redis.call('ZREM', index_key(job.state, job.owner), job.id)
@@ -97,6 +164,14 @@ local function enter(job, state, score)
   end
   if SET_OF[state] then
     redis.call('ZADD', prefix .. SET_OF[state], integer(score), job.id)
+  end
+  if state == 'queued' and job.device then
+    join_lane(job)
+  elseif state == 'running' then
+    redis.call('SADD', prefix .. 'running:' .. job.owner, job.id)
+  end
+  if state == 'queued' and job.deadline_at then
+    redis.call('ZADD', prefix .. 'deadlines', job.deadline_at, job.id)
   end
   list(job, state)
   redis.call('HINCRBY', prefix .. 'counts', state, 1)
@@ -113,11 +188,22 @@ local function end_job(job, state, problem)
   announce_change(job.id)
 end
 
--- An attempt is over and the job has not ended: back to the queue, unless it was cancelled or has used up its tries.
--- `ends` holds max_tries and the problems of a job that ends here.
+local function is_late(job)
+  return job.deadline_at and tonumber(job.deadline_at) <= now
+end
+
+-- ARGV from `first` on: max_tries, and the problems of jobs that a worker cannot end: exhausted, cancelled, late.
+local function read_ends(first)
+  return {max_tries = tonumber(ARGV[first]), exhausted = ARGV[first + 1], cancelled = ARGV[first + 2], late = ARGV[first + 3]}
+end
+
+-- An attempt is over and the job has not ended: back to the queue, unless it was cancelled, is too late or has used up its tries.
 local function retire_attempt(job, ends)
   if job.cancel == '1' then
     return end_job(job, 'cancelled', ends.cancelled)
+  end
+  if is_late(job) then
+    return end_job(job, 'failed', ends.late)
   end
   if tonumber(job.tries) >= ends.max_tries then
     return end_job(job, 'quarantined', ends.exhausted)

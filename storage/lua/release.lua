@@ -1,8 +1,8 @@
 -- Gives a job back. An attempt that is released without a fault costs no try; its number is never valid again.
--- ARGV: id, attempt, '1' if a fault makes it count, max_tries, exhausted problem, cancelled problem
+-- ARGV: id, attempt, '1' if a fault makes it count, max_tries, exhausted, cancelled, late problem
 -- Returns 1 or 0
 local id, attempt, counts = ARGV[1], ARGV[2], ARGV[3]
-local ends = {max_tries = tonumber(ARGV[4]), exhausted = ARGV[5], cancelled = ARGV[6]}
+local ends = read_ends(4)
 
 local job = load_job(id)
 if not job then

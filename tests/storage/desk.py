@@ -14,6 +14,7 @@ from schemas.base import canonical_bytes, compute_sha256
 from schemas.request import AuditRequest
 from schemas.verdict import Outcome
 from storage.leases import Claim, Leases
+from storage.placement import Placement
 from storage.queue import Accepted, JobQueue
 from storage.records import JobRecord
 
@@ -60,11 +61,13 @@ class Desk:
         key: str | None = None,
         fresh: bool = False,
         labels: dict[str, str] | None = None,
+        placement: Placement | None = None,
     ) -> Accepted:
         """Accept a request; every call asks for another audit unless it is named."""
         request = make_request(str(next(self._names)) if name is None else name, fresh=fresh, labels=labels)
         digest = compute_sha256(request.model.uri.encode())
-        return self.run(self.queue.accept(request, owner, digest, key, compute_sha256(canonical_bytes(request))))
+        body, placed = compute_sha256(canonical_bytes(request)), placement or Placement()
+        return self.run(self.queue.accept(request, owner, digest, key, body, placement=placed))
 
     def accept(self, name: str | None = None) -> str:
         return self.submit(name).record.id
@@ -101,7 +104,11 @@ class Desk:
     def lose_worker(self, id: str) -> None:
         self.claim(id)
         self.expire(id)
-        self.leases.sweep()
+        self.sweep()
+
+    def sweep(self) -> list[str]:
+        """Return the jobs whose doorbell should ring, in order."""
+        return [*self.leases.sweep()]
 
     def find_sets(self, id: str) -> set[str]:
         return {name for name in ("pending", "leases", "quarantine") if self.client.zscore(f"faultline:{name}", id) is not None}

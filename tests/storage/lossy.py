@@ -1,5 +1,6 @@
 """A store whose replies get lost: a proxy that carries a call to the server and hangs up instead of answering."""
 
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -52,16 +53,27 @@ class LossyStore:
                 thread.start()
 
     def _carry(self, client: socket.socket) -> None:
-        with client, socket.socket(socket.AF_UNIX) as server:
+        with client, socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as selector:
             server.connect(str(self._server.store.socket))
-            while call := client.recv(1 << 20):
-                server.sendall(call)
-                reply = server.recv(1 << 20)
-                if b"EVALSHA" in call and self._losing.is_set() and not reply.startswith(b"-NOSCRIPT"):
-                    self._losing.clear()
-                    self.lost += 1
-                    return
-                client.sendall(reply)
+            selector.register(client, selectors.EVENT_READ)
+            selector.register(server, selectors.EVENT_READ)
+            call = b""
+            while True:
+                # A long call comes in parts, and only its last one is answered.
+                for key, _ in selector.select():
+                    if key.fileobj is client:
+                        if not (part := client.recv(1 << 20)):
+                            return
+                        call += part
+                        server.sendall(part)
+                        continue
+                    reply = server.recv(1 << 20)
+                    if b"EVALSHA" in call and self._losing.is_set() and not reply.startswith(b"-NOSCRIPT"):
+                        self._losing.clear()
+                        self.lost += 1
+                        return
+                    call = b""
+                    client.sendall(reply)
 
 
 @contextmanager

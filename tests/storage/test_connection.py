@@ -56,7 +56,7 @@ def test_a_replica_that_must_not_be_written_is_unavailable(valkey: RunningValkey
     with open_desk(valkey) as desk:
         desk.client.replicaof("127.0.0.1", "1")
         with pytest.raises(Unavailable):
-            desk.leases.sweep()
+            desk.sweep()
 
 
 def test_a_primary_without_its_replica_is_unavailable(valkey: RunningValkey) -> None:
@@ -69,21 +69,21 @@ def test_a_primary_without_its_replica_is_unavailable(valkey: RunningValkey) -> 
 def test_a_script_that_keeps_the_store_busy_is_unavailable(valkey: RunningValkey) -> None:
     with open_desk(valkey) as desk, valkey.connect() as killer, valkey.connect() as other, ThreadPoolExecutor(1) as pool:
         killer.config_set("busy-reply-threshold", 10)
-        assert desk.leases.sweep() == []
+        assert desk.sweep() == []
         endless = pool.submit(other.eval, "while true do end", 0)
         time.sleep(0.3)
         with pytest.raises(Unavailable):
-            desk.leases.sweep()
+            desk.sweep()
         killer.script_kill()
         with pytest.raises(ResponseError):
             endless.result()
-        assert desk.leases.sweep() == []
+        assert desk.sweep() == []
 
 
 def test_a_bug_is_not_taken_for_an_outage(desk: Desk) -> None:
     desk.client.set("faultline:pending", "no sorted set")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        desk.leases.sweep()
+        desk.sweep()
     with pytest.raises(KeyError), reaching_store():
         raise KeyError
 
@@ -91,6 +91,6 @@ def test_a_bug_is_not_taken_for_an_outage(desk: Desk) -> None:
 def test_scripts_that_the_server_forgot_are_sent_again(desk: Desk) -> None:
     desk.accept()
     desk.client.script_flush()
-    assert desk.leases.sweep() == []
+    assert desk.sweep() == []
     desk.client.script_flush()
     assert len(desk.list_ids(10)[0]) == 1

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
-from storage.doorbell import DEFAULT_QUEUE, TASK_NAME, Doorbell
+from storage.doorbell import TASK_NAME, Doorbell, name_queue
 from tests.storage.valkey import RunningValkey
 
 
@@ -20,9 +20,9 @@ def doorbell(valkey: RunningValkey) -> Iterator[Doorbell]:
     opened.close()
 
 
-def read_messages(server: RunningValkey) -> list[dict[str, str]]:
+def read_messages(server: RunningValkey, device: str = "cpu") -> list[dict[str, str]]:
     with server.connect() as client:
-        return [json.loads(message)["headers"] for message in client.lrange(DEFAULT_QUEUE, 0, -1)]
+        return [json.loads(message)["headers"] for message in client.lrange(name_queue(device), 0, -1)]
 
 
 def test_a_ring_is_one_message_that_names_the_job(valkey: RunningValkey, doorbell: Doorbell) -> None:
@@ -41,11 +41,10 @@ def test_either_spelling_of_the_address_rings(valkey: RunningValkey) -> None:
     assert len(read_messages(valkey)) == 2
 
 
-def test_queues_are_apart(valkey: RunningValkey) -> None:
-    bell = Doorbell(valkey.redis_url, queue="faultline.cuda")
-    assert bell.ring("job")
-    bell.close()
+def test_queues_are_apart(valkey: RunningValkey, doorbell: Doorbell) -> None:
+    assert doorbell.ring("job", "cuda")
     assert read_messages(valkey) == []
+    assert [message["argsrepr"] for message in read_messages(valkey, "cuda")] == ["['job']"]
 
 
 def test_threads_may_share_a_doorbell(valkey: RunningValkey, doorbell: Doorbell) -> None:
@@ -70,7 +69,7 @@ def test_a_broker_that_is_away_is_told_quickly_and_rings_again_when_it_is_back(v
 
 def test_a_worker_gets_the_job_id(valkey: RunningValkey, doorbell: Doorbell) -> None:
     app = Celery("worker", broker=valkey.broker_url, set_as_current=False)
-    app.conf.update(task_default_queue=DEFAULT_QUEUE, worker_hijack_root_logger=False)
+    app.conf.update(task_default_queue=name_queue("cpu"), worker_hijack_root_logger=False)
     heard: list[str] = []
     rung = threading.Event()
 

@@ -62,10 +62,10 @@ def test_a_job_waits_for_an_equal_one_that_runs_and_keeps_its_tries(desk: Desk) 
         assert desk.leases.note_files(second, waiting, FILES, DIGEST).answer == "waits"
         assert desk.find_sets(second) == {"pending"}
     assert desk.leases.claim(second, "w") is None
-    assert second not in desk.leases.sweep()
+    assert second not in desk.sweep()
     assert desk.leases.beat(second, waiting) == "lost"
     assert desk.leases.finish(first, leading, "succeeded", report_sha256=REPORT)
-    assert desk.leases.sweep() == [second]
+    assert desk.sweep() == [second]
     claim = desk.claim(second)
     assert (claim.report_sha256, claim.files) == (REPORT, FILES)
     assert desk.client.hget(f"faultline:job:{second}", "tries") == b"1"
@@ -76,7 +76,7 @@ def test_a_waiting_job_goes_on_when_the_equal_one_is_lost(desk: Desk) -> None:
     assert desk.leases.note_files(first, desk.claim(first).attempt, FILES, DIGEST).answer == "ok"
     assert desk.leases.note_files(second, desk.claim(second).attempt, FILES, DIGEST).answer == "waits"
     desk.expire(first)
-    assert set(desk.leases.sweep()) == {first, second}
+    assert set(desk.sweep()) == {first, second}
     assert desk.claim(second).report_sha256 is None
 
 
@@ -95,6 +95,6 @@ def test_jobs_that_waited_under_the_digest_of_the_place_are_woken(desk: Desk) ->
     attempt = desk.claim(first).attempt
     assert desk.leases.claim(second, "w") is None  # equal as posted
     assert desk.leases.note_files(first, attempt, FILES, DIGEST).answer == "ok"
-    assert desk.leases.sweep() == [second]
+    assert desk.sweep() == [second]
     assert json.loads(desk.get(second).request)["model"]["uri"] == json.loads(desk.get(first).request)["model"]["uri"]
     assert desk.claim(second).report_sha256 is None

@@ -86,10 +86,10 @@ def test_a_lost_sweep_loses_no_job(desk: Desk, far: Desk, lossy: LossyStore) -> 
     desk.claim(id)
     desk.expire(id)
     lossy.lose_next_reply()
-    assert far.leases.sweep() == []
+    assert far.sweep() == []
     assert (lossy.lost, desk.get(id).state) == (1, "queued")
     desk.client.hset(f"faultline:job:{id}", "rung_at", 0)
-    assert desk.leases.sweep() == [id]
+    assert desk.sweep() == [id]
 
 
 def test_a_verdict_is_noted_once(desk: Desk, far: Desk, lossy: LossyStore) -> None:

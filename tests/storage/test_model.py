@@ -165,7 +165,7 @@ class StoreMachine(RuleBasedStateMachine):
                 job.retire()
                 self.model.let_go(job)
                 returned |= {job.id} if job.state == "queued" else set()
-        rung = self.desk.leases.sweep()
+        rung = self.desk.sweep()
         assert len(rung) == len(set(rung))
         assert returned <= set(rung)
         assert all(self.model.jobs[id].state == "queued" for id in rung)

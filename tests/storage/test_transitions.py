@@ -126,7 +126,7 @@ def test_a_holder_that_comes_back_before_anyone_noticed_goes_on(desk: Desk, hast
     assert claim is not None
     wait_out_lease()
     assert hasty.beat(id, claim.attempt) == "ok"
-    assert desk.leases.sweep() == []
+    assert desk.sweep() == []
     assert hasty.finish(id, claim.attempt, "succeeded", report_sha256=REPORT)
 
 
@@ -152,9 +152,9 @@ def test_a_sweep_returns_silent_workers_jobs_and_names_them(desk: Desk) -> None:
     desk.claim(silent)
     desk.claim(alive)
     desk.expire(silent)
-    assert desk.leases.sweep() == [silent]
+    assert desk.sweep() == [silent]
     assert [desk.get(id).state for id in (silent, alive, waiting)] == ["queued", "running", "queued"]
-    assert desk.leases.sweep() == []
+    assert desk.sweep() == []
 
 
 def test_five_lost_attempts_are_enough(desk: Desk) -> None:
@@ -167,7 +167,7 @@ def test_five_lost_attempts_are_enough(desk: Desk) -> None:
     assert Problem.model_validate(record.problem).code == "attempts_exhausted"
     assert desk.find_sets(id) == {"quarantine"}
     assert desk.leases.claim(id, "w") is None
-    assert desk.leases.sweep() == []
+    assert desk.sweep() == []
 
 
 def test_a_claim_quarantines_too_when_no_sweep_came_before(desk: Desk) -> None:
@@ -228,7 +228,7 @@ def test_a_cancelled_job_is_not_run_again(desk: Desk, how: str) -> None:
     desk.cancel(id)
     if how == "lost":
         desk.expire(id)
-        assert desk.leases.sweep() == []
+        assert desk.sweep() == []
     if how == "released":
         assert desk.leases.release(id, attempt)
     record = desk.get(id)
@@ -297,7 +297,7 @@ def test_records_of_a_newer_program_are_left_alone(desk: Desk) -> None:
         desk.client.hset(f"faultline:job:{id}", mapping={"schema_version": "2", "rung_at": "0", "new": "field"})
     desk.expire(running)
     before = [desk.get(queued), desk.get(running)]
-    assert desk.leases.sweep() == []
+    assert desk.sweep() == []
     assert desk.leases.claim(queued, "w") is None
     assert desk.leases.claim(running, "w") is None
     assert desk.leases.beat(running, attempt) == "lost"

@@ -10,9 +10,9 @@ def test_the_second_waits_and_gets_the_firsts_report(desk: Desk) -> None:
     attempt = desk.claim(first).attempt
     assert desk.leases.claim(second, "w") is None
     assert desk.find_sets(second) == {"pending"}
-    assert desk.leases.sweep() == []
+    assert desk.sweep() == []
     assert desk.leases.finish(first, attempt, "succeeded", report_sha256=REPORT)
-    assert desk.leases.sweep() == [second]
+    assert desk.sweep() == [second]
     claim = desk.claim(second)
     assert claim.report_sha256 == REPORT
     assert desk.leases.finish(second, claim.attempt, "succeeded", report_sha256=REPORT, verdict="fail")
@@ -33,7 +33,7 @@ def test_if_the_first_makes_no_report_the_second_runs(desk: Desk, how: str) -> N
     else:
         desk.expire(first)
         desk.cancel(first)
-    assert second in desk.leases.sweep()
+    assert second in desk.sweep()
     assert desk.claim(second).report_sha256 is None
     assert desk.leases.claim(first, "w") is None
 
@@ -43,10 +43,10 @@ def test_a_second_that_overtook_a_dead_first_is_not_run_beside_it(desk: Desk) ->
     desk.claim(first)
     desk.expire(first)
     overtaking = desk.claim(second)
-    assert desk.leases.sweep() == [first]
+    assert desk.sweep() == [first]
     assert desk.leases.claim(first, "w") is None
     assert desk.leases.finish(second, overtaking.attempt, "succeeded", report_sha256=REPORT)
-    assert desk.leases.sweep() == [first]
+    assert desk.sweep() == [first]
     assert desk.claim(first).report_sha256 == REPORT
 
 
@@ -77,11 +77,11 @@ def test_those_that_wait_do_not_keep_other_doorbells_from_ringing(desk: Desk) ->
     other = desk.accept("b")
     for id in [*waiting, other]:
         desk.client.hset(f"faultline:job:{id}", "rung_at", 0)
-    assert desk.leases.sweep() == [other]
+    assert desk.sweep() == [other]
     assert desk.leases.finish(first, attempt, "succeeded", report_sha256=REPORT)
     rung: set[str] = set()
     for _ in range(4):
-        rung |= set(desk.leases.sweep())
+        rung |= set(desk.sweep())
     assert rung == set(waiting)
 
 
@@ -92,4 +92,4 @@ def test_a_cancelled_one_is_not_waited_for_or_woken(desk: Desk) -> None:
     desk.cancel(second)
     assert desk.client.keys("faultline:waiting:*") == []
     assert desk.leases.finish(first, attempt, "succeeded", report_sha256=REPORT)
-    assert desk.leases.sweep() == []
+    assert desk.sweep() == []
