@@ -15,6 +15,7 @@ from telemetry.context import find_notes
 logger = logging.getLogger("faultline.trail")
 
 MAX_TARGET = 300
+MAX_CLIENT = 64
 WHERE_IT_IS = (b"location", b"content-location")
 """Headers that name what a call has made."""
 
@@ -73,5 +74,5 @@ def build_entry(scope: Scope, caller: Caller, action: str, status: int, headers:
         "target": clean_text(made or scope["path"], MAX_TARGET),
         "status": str(status),
         "request_id": str(find_notes()["request_id"]),
-        "client": client[0] if client else "",
+        "client": clean_text(client[0], MAX_CLIENT) if client else "",
     }

@@ -8,9 +8,10 @@ local tokens, at = unpack(redis.call('HMGET', bucket, 'tokens', 'at'))
 local elapsed_s = math.max(0, now - tonumber(at or now)) / 1000000 -- a clock that was set back gives nothing and takes nothing
 local filled = math.min(burst, tonumber(tokens or burst) + elapsed_s * rate)
 local granted = math.min(wanted, math.floor(filled))
+-- A store that cannot write at the moment must not turn a caller away who only reads: pcall.
 if granted == 0 then
   return {0, math.ceil(1000 * (1 - filled) / rate)}
 end
-redis.call('HSET', bucket, 'tokens', string.format('%.6f', filled - granted), 'at', integer(now))
-redis.call('PEXPIRE', bucket, math.ceil(1000 * burst / rate) + 1000) -- by then it is full, as one that is not there
+redis.pcall('HSET', bucket, 'tokens', string.format('%.6f', filled - granted), 'at', integer(now))
+redis.pcall('PEXPIRE', bucket, math.ceil(1000 * burst / rate) + 1000) -- by then it is full, as one that is not there
 return {granted, 0}

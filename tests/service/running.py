@@ -13,6 +13,7 @@ import uvicorn
 from service.app import create_app
 from service.settings import Settings
 from tests.project.tree import ROOT
+from tests.service.eventually import eventually
 
 
 @contextmanager
@@ -26,6 +27,7 @@ def running_app(settings: Settings) -> Iterator[str]:
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
+        eventually(lambda: server.started)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
