@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import Fault, ScopeError
-from worker.engine.corruption import Corruption, CorruptionSet, combine_norms, list_stretches, measure_norm
+from worker.engine.corruption import LONG, Corruption, CorruptionSet, combine_norms, list_stretches, measure_norm
 from worker.engine.models.program import OnDemand
 from worker.engine.regions import Region, build_region
 
@@ -90,6 +90,33 @@ def _group_by_module(weights: Sequence[str], modules: Mapping[str, str]) -> dict
     return {module: tuple(names) for module, names in groups.items()}
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """A corruption of some tensors as one of more of them, of which nothing else is held: the others do not move.
+
+    places: where each tensor stands in this corruption, and where in the inner one.
+    """
+
+    inner: Corruption
+    places: tuple[tuple[slice, slice], ...]
+    size: int
+
+    def numel(self) -> int:
+        """Return k."""
+        return self.size
+
+    def __getitem__(self, place: slice, /) -> Tensor:
+        """Return a stretch of the corruption."""
+        start, stop, _ = place.indices(self.size)
+        found = self.inner[:0].new_zeros(stop - start)
+        for outer, inner in self.places:
+            first, last = max(start, outer.start), min(stop, outer.stop)
+            if first < last:
+                shift = inner.start - outer.start
+                found[first - start : last - start] = self.inner[first + shift : last + shift]
+        return found
+
+
 class Layout:
     """Turns the tensors of a scope into one vector [k] and back."""
 
@@ -162,12 +189,10 @@ class Layout:
         """Tell whether every tensor of `other` is one of these."""
         return set(self.names).issuperset(other.names)
 
-    def embed(self, other: "Layout", corruption: Corruption) -> Tensor:
+    def embed(self, other: "Layout", corruption: Corruption) -> Corruption:
         """Return a corruption of the tensors of `other` as one of these tensors: the further weights do not move."""
-        whole = corruption[:0].new_zeros(self.size)
-        for name, place in other.places.items():
-            whole[self.places[name]] = corruption[place]
-        return whole
+        found = Embedded(corruption, tuple((self.places[name], place) for name, place in other.places.items()), self.size)
+        return found if self.size > LONG else found[:]
 
     def build_region(self, corruption_set: CorruptionSet) -> Region:
         """Return the corruptions of these tensors that the set allows."""
