@@ -16,6 +16,7 @@ from schemas.data import AuditData, DataReference
 from schemas.limits import Along, Limit, MetricName
 from schemas.policy import Demand, Policy, RequiredClean
 from schemas.references import NamedFile, Reference
+from schemas.webhooks import Webhook
 
 Corruptible = Annotated[int, Field(ge=1)]
 MAX_CELLS_PER_SCOPE = 1000
@@ -303,6 +304,7 @@ class AuditRequest(Input):
     device: Literal["cpu", "cuda"] | None = None
     priority: Annotated[int, Field(ge=0, le=9)] = 5
     deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
+    webhook: Webhook | None = None
     fresh: bool = False
     labels: Annotated[
         dict[Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]], Field(max_length=64)
@@ -359,7 +361,7 @@ class AuditRequest(Input):
         return problems
 
 
-NOT_IN_DIGEST = {"labels", "policy", "fresh", "priority", "deadline_s"}
+NOT_IN_DIGEST = {"labels", "policy", "fresh", "priority", "deadline_s", "webhook"}
 
 
 def echo_request(request: Input) -> dict[str, Any]:

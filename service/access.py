@@ -6,7 +6,7 @@ from schemas.keys import KeyScope
 
 OPEN = frozenset({"/v1", "/healthz", "/readyz", "/openapi.json"})
 """Told to everybody: nothing of a tenant is in it."""
-ADMIN = ("/v1/keys", "/v1/audit-log")
+ADMIN = ("/v1/keys", "/v1/audit-log", "/v1/webhook-secret")
 PURE = frozenset({"/v1/verdicts"})
 """Posted to, and nothing is kept: the answer is computed from the body and what the caller may read."""
 UPLOADS = "/v1/uploads"

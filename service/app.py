@@ -12,12 +12,13 @@ from service.observe import Observer
 from service.openapi.document import build_document
 from service.problems import add_problem_handlers
 from service.resources import hold_resources
-from service.routes import about, artifacts, audits, keys, plans, uploads, verdicts
+from service.routes import about, artifacts, audits, keys, plans, uploads, verdicts, webhooks
 from service.settings import Settings, load_settings
 from service.trail import Recorder
 
 ROUTERS: tuple[APIRouter, ...] = (
     *(about.router, artifacts.router, audits.router, keys.router, plans.router, uploads.router, verdicts.router),
+    webhooks.router,
 )
 
 

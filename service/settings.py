@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from schemas.errors import InvalidRequest
 from service.browsers import is_loopback
-from storage.sources.rules import SourceRules
+from storage.sources.hooks import WebhookRules
 from storage.urls import check_redis_url
 from telemetry.settings import TelemetrySettings
 
@@ -35,7 +35,7 @@ class TenantLimits(BaseModel):
     max_running: Annotated[int, Field(ge=0)] = 0
 
 
-class Settings(SourceRules, TelemetrySettings):
+class Settings(WebhookRules, TelemetrySettings):
     """Environment of the API process; docs/http.md lists every variable."""
 
     model_config = SettingsConfigDict(
@@ -127,4 +127,5 @@ def _describe(entry: dict[str, Any]) -> str:
     name = str(entry["loc"][0])
     variable = name if name.isupper() else f"FAULTLINE_{name.upper()}"
     reason = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{variable} is not set" if entry["type"] == "missing" else f"{variable} {reason}, got {entry['input']!r}"
+    got = "a secret" if "secret" in name else repr(entry["input"])
+    return f"{variable} is not set" if entry["type"] == "missing" else f"{variable} {reason}, got {got}"

@@ -11,6 +11,7 @@ from schemas.errors import Fault, InvalidRequest
 from schemas.job import JobKind
 from schemas.kinds import REQUESTS, JobRequest, compute_request_digest
 from schemas.references import ARTIFACT, read_place
+from schemas.request import AuditRequest
 from schemas.version import ENGINE_VERSION
 from service.bodies import read_document
 from service.metrics import ACCEPTED
@@ -21,7 +22,7 @@ from storage.artifacts import ArtifactStore
 from storage.doorbell import Doorbell
 from storage.placement import DEFAULT_DEVICE
 from storage.queue import Accepted
-from storage.sources.rules import SourceRules
+from storage.sources.hooks import WebhookRules
 from telemetry.spans import span
 
 logger = logging.getLogger("faultline.service")
@@ -62,7 +63,7 @@ async def submit(held: Resources, owner: str, request: JobRequest, key: str | No
     return accepted
 
 
-async def check_files(store: ArtifactStore, rules: SourceRules, owner: str, request: JobRequest) -> None:
+async def check_files(store: ArtifactStore, rules: WebhookRules, owner: str, request: JobRequest) -> None:
     """Check that everything the request names was uploaded, or may be fetched as far as that can be told from here.
 
     Raises:
@@ -77,6 +78,10 @@ async def check_files(store: ArtifactStore, rules: SourceRules, owner: str, requ
         elif uri.startswith(ARTIFACT) and await asyncio.to_thread(store.path, owner, read_place(uri).name) is None:
             advice = f"Upload the file with PUT /v1/artifacts/{read_place(uri).name} first."
             faults.append(Fault(f"the {part} was not uploaded", f"/{part}/uri", "an artifact in the store", uri, advice))
+    webhook = request.webhook if isinstance(request, AuditRequest) else None
+    fault = None if webhook is None else rules.find_webhook_fault(webhook.url)
+    if fault is not None:
+        faults.append(replace(fault, where="/webhook/url"))
     if faults:
         raise InvalidRequest(*faults)
 

@@ -3,6 +3,7 @@
 import json
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import redis.asyncio
@@ -131,6 +132,12 @@ class JobQueue:
             return found is None or int(found) != revision
 
         return await self._feed.wait(id, has_changed, timeout_s)
+
+    async def find_next_delivery(self, id: str) -> datetime | None:
+        """Return when the job's webhook is told next, None when it is not in the outbox."""
+        with reaching_store():
+            score = await self._client.zscore(f"{KEY_PREFIX}outbox", id)
+        return None if score is None else datetime.fromtimestamp(float(score) / 1e6, UTC)
 
     async def ping(self) -> None:
         """Return if the store answers."""

@@ -46,6 +46,10 @@ class JobRecord:
     device: str | None = None
     priority: int = DEFAULT_PRIORITY
     deadline_at: datetime | None = None
+    deliveries: tuple[str, ...] = ()
+    """The attempts to tell the webhook, each as JSON."""
+    told: str | None = None
+    """What became of it: pending, delivered or given_up."""
 
 
 def read_record(id: str, fields: dict[bytes, bytes]) -> JobRecord:
@@ -74,6 +78,8 @@ def read_record(id: str, fields: dict[bytes, bytes]) -> JobRecord:
         device=text.get("device"),
         priority=int(text.get("priority", DEFAULT_PRIORITY)),
         deadline_at=_read_time(text["deadline_at"]) if "deadline_at" in text else None,
+        deliveries=tuple(text.get("deliveries", "").splitlines()),
+        told=text.get("told"),
     )
 
 

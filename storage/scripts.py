@@ -6,8 +6,9 @@ from typing import Final, Literal
 
 KEY_PREFIX: Final = "faultline:"
 JobScript = Literal["accept", "claim", "beat", "finish", "release", "sweep", "cancel", "verdict", "page", "workers", "files"]
+DeliveryScript = Literal["take_delivery", "settle_delivery"]
 KeyScript = Literal["key_create", "key_check", "key_revoke", "key_page"]
-ScriptName = JobScript | KeyScript | Literal["take_tokens"]
+ScriptName = JobScript | KeyScript | DeliveryScript | Literal["take_tokens"]
 
 
 @cache

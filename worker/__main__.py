@@ -14,6 +14,7 @@ from storage.artifacts import FileArtifactStore
 from storage.connection import connect
 from storage.doorbell import Doorbell
 from storage.leases import Leases
+from storage.outbox import Outbox
 from storage.urls import make_broker_url
 from telemetry.exporter import Exporter
 from telemetry.logs import set_up_logs
@@ -29,6 +30,7 @@ from worker.scratch import Scratch
 from worker.settings import WorkerSettings, load_settings, make_worker_name
 from worker.supervisor import Resources
 from worker.warm import WarmChild, build_child_spec
+from worker.webhooks.courier import Courier
 
 log = logging.getLogger("worker")
 
@@ -89,14 +91,17 @@ def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
         return warm.has_been_ready and consumption.is_live and not drain.begun
 
     watch_worker(lambda: warm.wait(0), is_serving, layers)
+    courier = Courier(Outbox(connect(settings.redis_url)), settings)
     sweeper = LeaseSweeper(leases, doorbell, name, settings.device, settings.lease_s, is_serving, layers)
     exporter = None if settings.otlp_endpoint is None else Exporter.open("faultline-worker", VERSION, settings.otlp_endpoint)
     warm.start()
     sweeper.start()
+    courier.start()
     drain.guard()
     try:
         run_worker(create_app(broker_url, resources), resources)
     finally:
+        courier.close()
         sweeper.close()
         warm.close()
         scratch.close()

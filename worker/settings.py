@@ -98,7 +98,7 @@ def _describe(location: tuple[int | str, ...], message: str, given: object) -> F
     return Fault(
         what=f"{name}: {message.removeprefix('Value error, ')}",
         where=name,
-        got="nothing" if missing else str(given),
+        got="nothing" if missing else "a secret" if "secret" in field else str(given),
         advice="set it in the environment",
     )
 

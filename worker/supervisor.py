@@ -227,7 +227,7 @@ def _order(claim: Claim, gathered: Gathered, settings: WorkerSettings) -> tuple[
     request, named = gathered.request, {part: str(path) for part, path in gathered.paths.items()}
     job = JobMessage(
         kind=claim.kind,
-        request=request.model_dump(mode="json", exclude={"policy", "labels"}),
+        request=request.model_dump(mode="json", exclude={"policy", "labels", "webhook"}),
         model_path=named["model"],
         data_path=named.get("data"),
         held_out_path=named.get("evaluate_on"),

@@ -18,12 +18,13 @@ from schemas.trail import TrailPage
 from schemas.upload import UploadState
 from schemas.verdict import Verdict
 from schemas.verdict_request import VerdictRequest
+from schemas.webhooks import Deliveries, WebhookSecret
 
 Mode = Literal["validation", "serialization"]
 _POSTED: tuple[type[BaseModel], ...] = (AuditRequest, InspectionRequest, KeyRotation, NewKey, VerdictRequest)
 _ANSWERED: tuple[type[BaseModel], ...] = (
     *(About, Artifact, Health, Inspection, Job, JobPage, PlanAnswer, Problem, Readiness, Report, UploadState, Verdict),
-    *(KeyInfo, KeyPage, MadeKey, TrailPage),
+    *(Deliveries, KeyInfo, KeyPage, MadeKey, TrailPage, WebhookSecret),
 )
 _MODES: list[tuple[type[BaseModel], Mode]] = [
     *((model, "validation") for model in _POSTED),

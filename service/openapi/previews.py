@@ -112,3 +112,15 @@ UPLOAD: Document = {
     "artifact": None,
 }
 STORED_BEFORE: Document = UPLOAD | {"id": None, "url": None, "offset_bytes": 61234, "artifact": ARTIFACT}
+DELIVERIES: Document = {
+    "schema_version": 1,
+    "url": "https://ci.example.org/faultline",
+    "events": ["succeeded", "failed"],
+    "state": "delivered",
+    "next_at": None,
+    "attempts": [
+        {"attempt": 1, "at": "2026-01-31T12:00:22Z", "status": 503, "error": None, "seconds": 0.08},
+        {"attempt": 2, "at": "2026-01-31T12:00:27Z", "status": 204, "error": None, "seconds": 0.05},
+    ],
+}
+WEBHOOK_SECRET: Document = {"schema_version": 1, "secrets": ["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDYvBwzyIvXuE="]}

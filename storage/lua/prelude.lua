@@ -179,12 +179,27 @@ local function enter(job, state, score)
   job.state = state
 end
 
+-- The end of an audit goes into the outbox when its webhook is to be told of such an end.
+local function post_end(job, state)
+  local request = redis.call('HGET', job_key(job.id), 'request')
+  if (job.kind or 'audit') ~= 'audit' or not string.find(request, '"webhook":{', 1, true) then
+    return
+  end
+  local read, content = pcall(cjson.decode, request)
+  for _, wanted in ipairs(read and type(content.webhook) == 'table' and content.webhook.events or {}) do
+    if wanted == state then
+      redis.call('ZADD', prefix .. 'outbox', integer(now), job.id)
+    end
+  end
+end
+
 local function end_job(job, state, problem)
   redis.call('HSET', job_key(job.id), 'ended_at', integer(now))
   if problem ~= '' then
     redis.call('HSET', job_key(job.id), 'problem', problem)
   end
   enter(job, state, now)
+  post_end(job, state)
   announce_change(job.id)
 end
 

@@ -40,7 +40,8 @@ def _check_prefixes(text: str) -> str:
     return text
 
 
-def _check_hosts(text: str) -> str:
+def check_hosts(text: str) -> str:
+    """Return a list of hosts and patterns of hosts as it is; ValueError when one is none."""
     for host in _split(text):
         if not all(LABEL.fullmatch(label) for label in host.removeprefix("*.").split(".")):
             message = f"{host} is no host name and no pattern such as *.example.org"
@@ -78,7 +79,7 @@ class SourceRules(BaseModel):
     fetch_http: bool = False
     """Whether `http:`, which anybody on the way can change, is fetched too; port 80 is allowed then."""
 
-    fetch_hosts: Annotated[str, AfterValidator(_check_hosts)] = ANY
+    fetch_hosts: Annotated[str, AfterValidator(check_hosts)] = ANY
     """The hosts that are fetched from, such as `models.example.org *.example.com`."""
 
     fetch_ports: Annotated[str, AfterValidator(_check_ports)] = "443"

@@ -54,6 +54,8 @@ GET  /v1/audits/{audit_id}         401 401 401 401 401 401  200 403 200 200  404
 DELETE /v1/audits/{audit_id}       401 401 401 401 401 401  403 409 409 409  404 404
 GET  /v1/audits/{audit_id}/report  401 401 401 401 401 401  200 403 200 200  404 404
 GET  /v1/audits/{audit_id}/verdict 401 401 401 401 401 401  200 403 200 200  404 404
+GET  /v1/audits/{audit_id}/deliveries 401 401 401 401 401 401  200 403 200 200  404 404
+GET  /v1/webhook-secret            401 401 401 401 401 401  403 403 403 404  404 404
 POST /v1/audits:plan               401 401 401 401 401 401  403 202 202 202  422 422
 GET  /v1/plans/{job_id}            401 401 401 401 401 401  202 403 202 202  404 404
 POST /v1/models:inspect            401 401 401 401 401 401  403 202 202 202  422 422

@@ -27,6 +27,8 @@ METHODS = {
     "/v1/audits/x": "DELETE, GET, HEAD, OPTIONS",
     "/v1/audits/x/report": "GET, HEAD, OPTIONS",
     "/v1/audits/x/verdict": "GET, HEAD, OPTIONS",
+    "/v1/audits/x/deliveries": "GET, HEAD, OPTIONS",
+    "/v1/webhook-secret": "GET, HEAD, OPTIONS",
     "/v1/audits:plan": "OPTIONS, POST",
     "/v1/plans/x": "GET, HEAD, OPTIONS",
     "/v1/models:inspect": "OPTIONS, POST",

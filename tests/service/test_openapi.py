@@ -21,6 +21,7 @@ from schemas.trail import TrailPage
 from schemas.upload import UploadState
 from schemas.verdict import Verdict
 from schemas.verdict_request import VerdictRequest
+from schemas.webhooks import Deliveries, WebhookSecret
 from service.app import find_routes
 from service.openapi import examples, keys, previews
 from service.openapi.document import build_document
@@ -58,6 +59,8 @@ def test_the_committed_document_is_the_one_that_the_code_writes() -> None:
         (UploadState, previews.UPLOAD),
         (UploadState, previews.STORED_BEFORE),
         (Verdict, examples.VERDICT),
+        (Deliveries, previews.DELIVERIES),
+        (WebhookSecret, previews.WEBHOOK_SECRET),
         (VerdictRequest, examples.VERDICT_REQUEST),
         (NewKey, keys.NEW_KEY),
         (KeyRotation, keys.KEY_ROTATION),

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, FilePath
 
-from storage.sources.rules import SourceRules
+from storage.sources.hooks import WebhookRules
 
 
-class FetchLimits(SourceRules):
-    """What may be fetched, and what one file may take."""
+class FetchLimits(WebhookRules):
+    """What may be fetched, what one file may take, and how long receivers of webhooks are tried."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -29,3 +29,12 @@ class FetchLimits(SourceRules):
 
     fetch_ca_file: FilePath | None = None
     """A PEM file of certificate authorities that are trusted beside the system's."""
+
+    webhook_timeout_s: Annotated[float, Field(gt=0, le=300)] = 15.0
+    """Longest that a receiver of a webhook may take to answer."""
+
+    webhook_tries: Annotated[int, Field(ge=1, le=20)] = 8
+    """Attempts at one webhook."""
+
+    webhook_pause_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """Pause after the first attempt; each later one is four times as long, up to six hours."""

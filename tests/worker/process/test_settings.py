@@ -9,7 +9,7 @@ from schemas.errors import InvalidRequest
 from tests.project.tree import ROOT
 from worker.settings import WorkerSettings, load_settings
 
-PAGES = ("docs/operations.md", "docs/fetching.md")
+PAGES = ("docs/operations.md", "docs/fetching.md", "docs/webhooks.md")
 WRONG = {
     "REDIS_URL": "amqp://example.org",
     "FAULTLINE_DEVICE": "tpu",
