@@ -85,6 +85,15 @@ class InspectedOperator(Output):
     count: int
 
 
+class MissingOperator(Output):
+    """An operator that is not supported: in how many nodes it stands, and the names of the first of them."""
+
+    operator: str
+    domain: str
+    count: int
+    nodes: tuple[str, ...]
+
+
 class InspectedCoverage(Output):
     """supported: weights that lead to an output through operators that are all supported."""
 
@@ -114,7 +123,10 @@ class ScanEntry(Output):
 
 
 class InspectionFigures(Output):
-    """What the child found. unsupported, refusals: why the model cannot be audited as it is; both empty when it can."""
+    """What the child found. unsupported, refusals: why the model cannot be audited as it is; both empty when it can.
+
+    missing: the operators of `unsupported`, as names and counts.
+    """
 
     format: ModelFormat
     producer: str
@@ -128,6 +140,7 @@ class InspectionFigures(Output):
     operators: tuple[InspectedOperator, ...]
     parity: InspectedParity
     scan: tuple[ScanEntry, ...]
+    missing: tuple[MissingOperator, ...]
     unsupported: tuple[ProblemItem, ...]
     refusals: tuple[ProblemItem, ...]
 

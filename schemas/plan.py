@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import RootModel
 
 from schemas.base import Output
-from schemas.inspection import InspectedCoverage, InspectedFile
+from schemas.inspection import InspectedCoverage, InspectedFile, MissingOperator
 from schemas.problem import ProblemItem
 from schemas.report import Coverage, Flag, ModelFormat, Passes, Subject
 
@@ -109,15 +109,6 @@ class Plan(PlanFigures):
     schema_version: Literal[1]
     subject: Subject
     request: dict[str, Any]
-
-
-class MissingOperator(Output):
-    """An operator that is not supported: in how many nodes it stands, and the names of the first of them."""
-
-    operator: str
-    domain: str
-    count: int
-    nodes: tuple[str, ...]
 
 
 class UnsupportedFigures(Output):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from schemas import inspection
-from schemas.errors import AuditError, Fault, ModelRefused, ParityError, UnsupportedOperator
+from schemas.errors import AuditError, Fault, ModelRefused, OperatorFault, ParityError, UnsupportedOperator
 from schemas.inspection import InspectionRequest
-from schemas.problem import ProblemItem, build_problem
+from schemas.problem import ProblemItem, build_problem, clean_text
 from worker.context import Places
 from worker.engine.admit import check_model
 from worker.engine.components import COMPONENTS, find_components, find_depths
@@ -70,6 +70,7 @@ def inspect_model(job: InspectionInput, report_progress: ReportProgress) -> insp
         operators=_count_operators(program),
         parity=compared.parity,
         scan=tuple(_describe_scan(job.model_path, program)),
+        missing=list_missing(unsupported),
         unsupported=_show_faults(unsupported),
         refusals=_show_faults((*refusals, *compared.faults)),
     )
@@ -269,6 +270,20 @@ def _describe_scan(path: Path, program: Program) -> Iterable[inspection.ScanEntr
         }
     for what, count in ((what, count) for what, count in found.items() if count):
         yield inspection.ScanEntry(what=what, found=f"{count:,}")
+
+
+def list_missing(faults: Sequence[Fault]) -> tuple[inspection.MissingOperator, ...]:
+    """Return the operators among the faults."""
+    return tuple(
+        inspection.MissingOperator(
+            operator=clean_text(fault.operator),
+            domain=clean_text(fault.domain),
+            count=fault.count,
+            nodes=tuple(map(clean_text, fault.nodes)),
+        )
+        for fault in faults
+        if isinstance(fault, OperatorFault)
+    )
 
 
 def _show_faults(faults: Sequence[Fault]) -> tuple[ProblemItem, ...]:

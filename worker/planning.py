@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 
 from schemas import plan
-from schemas.errors import OperatorFault, UnsupportedOperator
-from schemas.problem import build_problem, clean_text
+from schemas.errors import UnsupportedOperator
+from schemas.problem import build_problem
 from schemas.report import Passes as ShownPasses
 from schemas.request import BreakingPointRequest
 from worker.audit import AuditInput
@@ -35,7 +35,7 @@ from worker.engine.smoothness import count_most_lanczos_passes
 from worker.engine.strategies import count_most_passes
 from worker.engine.timing import PassTimes, Stopwatch
 from worker.engine.upper_bounds import BOUND_PASSES
-from worker.inspecting import count_supported
+from worker.inspecting import count_supported, list_missing
 from worker.phases import ReportProgress
 from worker.places import check_places, find_flipped, find_point_scopes
 from worker.sources import build_source
@@ -90,18 +90,9 @@ def plan_audit(
 
 def describe_unsupported(error: UnsupportedOperator) -> plan.UnsupportedFigures:
     """Return what is known of a model with operators outside the tables, and everything that is in the way of its audit."""
-    missing = [fault for fault in error.faults if isinstance(fault, OperatorFault)]
     return plan.UnsupportedFigures(
         supported=False,
-        operators=tuple(
-            plan.MissingOperator(
-                operator=clean_text(fault.operator),
-                domain=clean_text(fault.domain),
-                count=fault.count,
-                nodes=tuple(map(clean_text, fault.nodes)),
-            )
-            for fault in missing
-        ),
+        operators=list_missing(error.faults),
         coverage=count_supported(error.partial) if isinstance(error.partial, Program) else None,
         faults=build_problem(error).errors,
     )

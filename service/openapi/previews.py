@@ -98,6 +98,7 @@ INSPECTION: Document = {
     "operators": [{"operator": "Flatten", "count": 1}, {"operator": "Gemm", "count": 1}],
     "parity": {"difference": 3e-7, "examples": 2, "example": "made_up", "reason": None},
     "scan": [{"what": "nodes in the main graph", "found": "2"}],
+    "missing": [],
     "unsupported": [],
     "refusals": [],
 }

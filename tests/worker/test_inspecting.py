@@ -90,6 +90,7 @@ def test_unsupported_operators_are_listed_with_what_could_be_audited(tmp_path: P
         ("9 of 24 weights reach an output without these operators", "37.5%"),
     ]
     assert all(item.advice for item in found.unsupported)
+    assert [(entry.operator, entry.domain, entry.count, len(entry.nodes)) for entry in found.missing] == [("Bend", "acme", 2, 2)]
     assert found.coverage.weights_total == 12 + 3 + 9
     assert found.coverage.weights_supported == 9, "what lies before the operator is cut off from every output"
     assert found.parity.reason == "operators are not supported"

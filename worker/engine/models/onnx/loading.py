@@ -15,7 +15,7 @@ from worker.engine.models.onnx.files import find_files
 from worker.engine.models.onnx.graph import Graph, read_graph
 from worker.engine.models.onnx.modules import find_modules
 from worker.engine.models.onnx.passes import drop_aliases, drop_unread, fold_integers, list_numbers, mark_dynamic
-from worker.engine.models.onnx.quantised import cast_outputs, rounds_activations, set_limits, take_grids
+from worker.engine.models.onnx.quantised import cast_outputs, cut_mixed_codes, rounds_activations, set_limits, take_grids
 from worker.engine.models.onnx.standard import is_text, read_opsets
 from worker.engine.models.onnx.uses import Uses
 from worker.engine.models.onnx.weights import find_skipped
@@ -58,6 +58,7 @@ def _build_program(model: ModelProto, graph: Graph) -> Program:
     set_block(graph)
     quantised = take_grids(graph)
     set_limits(graph)
+    cut_mixed_codes(graph)
     cast_outputs(graph)
     graph.steps = drop_aliases(graph.steps, graph.operators, graph.outputs)
     exporter, uses = read_exporter(model), Uses(graph.steps, graph.operators)

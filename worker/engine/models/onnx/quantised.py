@@ -26,6 +26,11 @@ EXACT = frozenset({"ReadWeight", "DequantizeLinear", "MatMulInteger", "ConvInteg
 """Operators that read codes and round nothing."""
 PACKED = {"com.microsoft.MatMulNBits": 1, "com.microsoft.GatherBlockQuantized": 0}
 """Operators whose weight is stored in blocks, with its slot; its scales and zero points are in slots 2 and 3."""
+MAKING_REAL = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention", "QEmbedLayerNormalization")
+REAL = READ | {f"com.microsoft.{name}" for name in MAKING_REAL}
+"""Operators on codes that make real numbers."""
+HANDING_ON = frozenset({"MaxPool", "Resize"})
+"""Operators of which integers come out where integers go in, beside those that rearrange."""
 CODE_TYPES = frozenset({torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32})
 
 
@@ -248,6 +253,22 @@ def set_limits(graph: Graph) -> None:
         if narrow is None or step.attributes.get("limits", ()) is not None:
             return step
         return replace(step, attributes={**step.attributes, "limits": find_limits(narrow)})
+
+    graph.steps = replace_steps(graph.steps, convert)
+
+
+def cut_mixed_codes(graph: Graph) -> None:
+    """Let what mixes integers that are floats here make integers of them, as it does in the runtime."""
+    coded: set[str] = set()
+
+    def convert(step: Step) -> Step:
+        operator = graph.operators[step.name]
+        if operator.rounds:
+            coded.update(() if operator.title in REAL else step.outputs)
+        elif step.inputs and step.inputs[0] in coded and (operator.relays or operator.name in HANDING_ON):
+            coded.update(step.outputs)
+            return replace(step, attributes={**step.attributes, "whole": True}) if "policy" in step.attributes else step
+        return step
 
     graph.steps = replace_steps(graph.steps, convert)
 

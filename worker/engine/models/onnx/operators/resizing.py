@@ -44,6 +44,7 @@ def resize(
     rule: Rule,
     axes: Sequence[int] | None,
     policy: str,
+    whole: bool = False,
 ) -> Tensor:
     """Resample to other sizes: nearest, linear or cubic, in every coordinate convention of the standard."""
     along = range(x.ndim) if axes is None else [axis % x.ndim for axis in axes]
@@ -55,7 +56,8 @@ def resize(
     changed = {
         axis: entry for axis, entry in plan.items() if entry.count != entry.size or entry.roi != (0.0, 1.0) or entry.scale != 1
     }
-    return _resample(x, changed, rule)
+    y = _resample(x, changed, rule)
+    return y + (y.trunc() - y).detach() if whole else y  # integers, held as floats: the runtime cuts them
 
 
 def _read_floats(values: Numbers | None) -> list[float]:

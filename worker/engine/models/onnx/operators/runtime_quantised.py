@@ -219,7 +219,6 @@ _enter_function(
     functional.leaky_relu,
     prepare=lambda node: {"negative_slope": node.attributes.get("alpha", 0.01)},
 )
-_enter_function("QLinearSoftmax", "Softmax", _soften, prepare=_read_softmax)
 _enter_function("QLinearAveragePool", "Mean of each window", _pool, prepare=_read_mean_pool)
 _enter_function(
     "QLinearGlobalAveragePool",
@@ -227,6 +226,21 @@ _enter_function(
     _pool_all,
     prepare=lambda node: {"channels_last": bool(node.attributes.get("channels_last", 0))},
 )
+
+
+@operator("QLinearSoftmax", settings=(1, 3), prepare=_read_softmax, like=Likeness("softmax", (0,)))
+def qlinear_softmax(
+    x: Tensor,
+    x_scale: Tensor,
+    x_zero: Tensor | None,
+    y_scale: Tensor,
+    y_zero: Tensor | None = None,
+    *,
+    axis: int,
+    joint: bool,
+) -> Tensor:
+    """Softmax between grids; as in the runtime, the steps in 1 are cut to a whole number."""
+    return encode(_soften(read(x, x_scale, x_zero), axis=axis, joint=joint), 1 / (1 / y_scale).floor().clamp(min=1), y_zero)
 
 
 @operator(
