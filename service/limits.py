@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from schemas.errors import Fault, TooManyRequests
-from service.settings import Settings
+from service.settings import Limits, Settings
 from storage.buckets import TokenBuckets
 
 BLOCK_LIFE_S = 1.0
@@ -31,8 +31,7 @@ class RateLimiter:
 
     def __init__(self, buckets: TokenBuckets, settings: Settings) -> None:
         self._buckets = buckets
-        self._rate = settings.requests_per_s
-        self._burst = settings.requests_burst
+        self._settings = settings
         self._blocks: dict[str, _Block] = defaultdict(_Block)
 
     async def admit(self, tenant: str) -> None:
@@ -42,24 +41,26 @@ class RateLimiter:
             TooManyRequests: if it has called too often.
 
         """
-        if self._rate == 0:
+        limits = self._settings.find_limits(tenant)
+        if limits.requests_per_s == 0:
             return
         block = self._blocks[tenant]
         async with block.lock:
             now = time.monotonic()
             if (block.left == 0 or now > block.ends_at) and now >= block.empty_until:
-                await self._fetch(tenant, block, now)
+                await self._fetch(tenant, block, now, limits)
             if block.left == 0:
-                raise TooManyRequests(self._explain(tenant), retry_after_s=max(1, math.ceil(block.empty_until - now)))
+                raise TooManyRequests(_explain(tenant, limits), retry_after_s=max(1, math.ceil(block.empty_until - now)))
             block.left -= 1
 
-    async def _fetch(self, tenant: str, block: _Block, now: float) -> None:
+    async def _fetch(self, tenant: str, block: _Block, now: float, limits: Limits) -> None:
         """Take a block from the store: twice the last one if that was used up in time, else a single token."""
-        most = max(1, int(self._rate / BLOCKS_PER_S))
+        most = max(1, int(limits.requests_per_s / BLOCKS_PER_S))
         block.size = min(2 * block.size, most) if block.left == 0 and now <= block.ends_at else 1
-        block.left, wait_s = await self._buckets.take(tenant, self._rate, self._burst, block.size)
+        block.left, wait_s = await self._buckets.take(tenant, limits.requests_per_s, limits.requests_burst, block.size)
         block.ends_at, block.empty_until = now + BLOCK_LIFE_S, now + wait_s
 
-    def _explain(self, tenant: str) -> Fault:
-        expected = f"at most {self._rate:g} calls a second, {self._burst} at once"
-        return Fault(f"tenant {tenant} calls too often", "", expected, "more", "Try again when Retry-After says.")
+
+def _explain(tenant: str, limits: Limits) -> Fault:
+    expected = f"at most {limits.requests_per_s:g} calls a second, {limits.requests_burst} at once"
+    return Fault(f"tenant {tenant} calls too often", "", expected, "more", "Try again when Retry-After says.")

@@ -16,11 +16,12 @@ def place(request: JobRequest, owner: str, settings: Settings) -> Placement:
     """
     limits = settings.find_limits(owner)
     if not isinstance(request, AuditRequest):
-        return Placement(settings.device, max_running=limits.max_running)
+        return Placement(settings.device, max_running=limits.max_running, max_live=limits.max_live_jobs)
     faults = [*_find_device_faults(request, settings), *_find_priority_faults(request, limits.highest_priority)]
     if faults:
         raise InvalidRequest(*faults)
-    return Placement(request.device or settings.device, request.priority, limits.max_running, request.deadline_s)
+    device = request.device or settings.device
+    return Placement(device, request.priority, limits.max_running, request.deadline_s, limits.max_live_jobs)
 
 
 def _find_device_faults(request: AuditRequest, settings: Settings) -> list[Fault]:

@@ -1,7 +1,7 @@
 """The API's settings: one class, read from the environment, every problem told at once."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import SettingsConfigDict
@@ -27,12 +27,25 @@ def _check_address(value: str) -> str:
 
 
 class TenantLimits(BaseModel):
-    """What one tenant may ask for, where it differs from what all may."""
+    """What one tenant may ask for, where it differs from what all may; what is left out does not differ."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    highest_priority: Annotated[int, Field(ge=0, le=9)] = 0
-    max_running: Annotated[int, Field(ge=0)] = 0
+    highest_priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    max_running: Annotated[int, Field(ge=0)] | None = None
+    max_live_jobs: Annotated[int, Field(ge=0)] | None = None
+    requests_per_s: Annotated[float, Field(ge=0, le=100_000)] | None = None
+    requests_burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
+class Limits(NamedTuple):
+    """What a tenant may ask for; the settings of the same names say what it means."""
+
+    highest_priority: int
+    max_running: int
+    max_live_jobs: int
+    requests_per_s: float
+    requests_burst: int
 
 
 class Settings(WebhookRules, TelemetrySettings):
@@ -59,6 +72,9 @@ class Settings(WebhookRules, TelemetrySettings):
 
     audit_log_entries: Annotated[int, Field(ge=100)] = 100_000
     """Entries of the audit log that are kept of each tenant, some 300 bytes of the store's memory each."""
+
+    max_live_jobs: Annotated[int, Field(ge=0)] = 10_000
+    """Most jobs of a tenant that are queued or running together; 0: any number. Without keys there is no limit."""
 
     requests_per_s: Annotated[float, Field(ge=0, le=100_000)] = 500.0
     """Calls a second that a tenant's keys may make together, in the long run; 0: any number. Without keys there is no limit."""
@@ -104,10 +120,12 @@ class Settings(WebhookRules, TelemetrySettings):
         """Whether nobody is asked for a key."""
         return self.auth == "off" or (self.auth == "auto" and is_loopback(self.host))
 
-    def find_limits(self, owner: str) -> TenantLimits:
+    def find_limits(self, owner: str) -> Limits:
         """Return what a tenant may ask for."""
-        everybody = TenantLimits(highest_priority=self.highest_priority, max_running=self.max_running)
-        return self.tenants.get(owner, everybody)
+        own = self.tenants[owner].model_dump(exclude_none=True) if owner in self.tenants else {}
+        if self.is_keyless:  # who runs the machine is not held to so many
+            own = {"max_live_jobs": 0, "requests_per_s": 0.0} | own
+        return Limits(**{name: own.get(name, getattr(self, name)) for name in Limits._fields})
 
 
 def load_settings() -> Settings:

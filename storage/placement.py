@@ -11,14 +11,15 @@ DEFAULT_PRIORITY: Final = 5
 class Placement:
     """What decides when a job runs, beside the order of arrival.
 
-    device: the class of device whose workers may take it. priority: 0 is served first. max_running: how many jobs of its owner
-    may run at once, this one included; 0: any number. deadline_s: from now; None: no deadline.
+    device: the class of device whose workers may take it. priority: 0 is served first. deadline_s: from now; None: no deadline.
+    Of its owner's jobs, this one included, max_running may run at once and max_live be queued or running; 0: any number.
     """
 
     device: str = DEFAULT_DEVICE
     priority: int = DEFAULT_PRIORITY
     max_running: int = 0
     deadline_s: float | None = None
+    max_live: int = 0
 
 
 ANYWHERE: Final = Placement()

@@ -4,12 +4,12 @@ import json
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import redis.asyncio
 
 from schemas.base import canonical_bytes, compute_sha256
-from schemas.errors import Conflict, Fault, IdempotencyMismatch, InvalidRequest
+from schemas.errors import Conflict, Fault, IdempotencyMismatch, InvalidRequest, QuotaExceeded
 from schemas.job import TERMINAL_STATES, JobKind
 from schemas.kinds import JobRequest
 from schemas.verdict import Outcome
@@ -24,6 +24,8 @@ from storage.scripts import KEY_PREFIX, ScriptName, load_script
 KEY_LIFE_S: Final = 24 * 3600
 REPEAT_LIFE_S: Final = 60
 """For how long a call without an Idempotency-Key is known to be a repetition of itself."""
+RETRY_AFTER_S: Final = 10
+"""When to ask again for room: nobody knows when a job ends."""
 STATES: Final = ("queued", "running", *sorted(TERMINAL_STATES))
 
 
@@ -62,6 +64,7 @@ class JobQueue:
 
         Raises:
             IdempotencyMismatch: when the key came with another body in the last 24 hours.
+            QuotaExceeded: when the owner has as many jobs queued and running as it may.
             Unavailable: when the store is out of reach.
 
         """
@@ -73,20 +76,19 @@ class JobQueue:
         deadline = "" if placement.deadline_s is None else round(placement.deadline_s * 1e6)
         reply = await self._run(
             *("accept", nonce, owner, canonical_bytes(request), request_digest, labels, fresh, named, life_ms, body_sha256, kind),
-            *(placement.device, placement.priority, placement.max_running, deadline, traceparent or ""),
+            *(placement.device, placement.priority, placement.max_running, deadline, placement.max_live, traceparent or ""),
         )
         if reply[0] == b"mismatch":
             raise IdempotencyMismatch(_describe_mismatch(idempotency_key))
+        if reply[0] == b"full":
+            raise QuotaExceeded(_describe_full(placement.max_live), retry_after_s=RETRY_AFTER_S)
         record = read_record(reply[1].decode(), pair_fields(reply[2]))
         return Accepted(record, created=reply[0] == b"created", reused=record.reused)
 
     async def get(self, id: str, owner: str) -> JobRecord | None:
         """Return the owner's job, None if it has none of this id."""
-        with reaching_store():
-            fields = cast("dict[bytes, bytes]", await self._client.hgetall(f"{KEY_PREFIX}job:{id}"))
-        if not fields or fields[b"owner"] != owner.encode():
-            return None
-        return read_record(id, fields)
+        fields = pair_fields(await self._run("look", id, owner))
+        return read_record(id, fields) if fields else None
 
     async def page(self, owner: str, limit: int, cursor: str | None, state: str | None) -> tuple[list[JobRecord], str | None]:
         """Return up to `limit` of the owner's jobs, newest first, and the cursor of the next page if there is one.
@@ -167,7 +169,7 @@ class JobQueue:
             return await self._scripts[name](keys=[KEY_PREFIX], args=arguments)
 
 
-NAMES: Final[tuple[ScriptName, ...]] = ("accept", "cancel", "verdict", "page", "workers")
+NAMES: Final[tuple[ScriptName, ...]] = ("accept", "look", "cancel", "verdict", "page", "workers")
 
 
 def _make_nonce() -> str:
@@ -185,6 +187,15 @@ def _read_outcome(id: str, reply: list[Any]) -> JobRecord | None:
     if reply[0] == b"ended":
         raise Conflict(Fault(f"the audit is {record.state}", id, "an audit in a state that allows this", record.state))
     return record
+
+
+def _describe_full(max_live: int) -> Fault:
+    return Fault(
+        "the tenant has as many jobs queued and running as it may",
+        expected=f"fewer than {max_live}",
+        got=f"{max_live} or more",
+        advice="wait until some have ended, or cancel them",
+    )
 
 
 def _describe_mismatch(idempotency_key: str | None) -> Fault:

@@ -5,7 +5,9 @@ from importlib.resources import files
 from typing import Final, Literal
 
 KEY_PREFIX: Final = "faultline:"
-JobScript = Literal["accept", "claim", "beat", "finish", "release", "sweep", "cancel", "verdict", "page", "workers", "files"]
+JobScript = Literal[
+    "accept", "look", "claim", "beat", "finish", "release", "sweep", "cancel", "verdict", "page", "workers", "files"
+]
 DeliveryScript = Literal["take_delivery", "settle_delivery"]
 KeyScript = Literal["key_create", "key_check", "key_revoke", "key_page"]
 ScriptName = JobScript | KeyScript | DeliveryScript | Literal["take_tokens"]

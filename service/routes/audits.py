@@ -12,6 +12,7 @@ from schemas.errors import (
     InvalidRequest,
     NotAcceptable,
     NotFound,
+    QuotaExceeded,
     TooLarge,
     UnsupportedMedia,
 )
@@ -60,7 +61,7 @@ SAME = answers_nothing(304, "The caller holds this revision.", "ETag", "Preferen
     responses=answers(
         202, "The job; it may be an earlier one, or ended already.", Job, examples.QUEUED_JOB, "Location", "Retry-After"
     )
-    | refuses(BadBody, InvalidRequest, IdempotencyMismatch, TooLarge, UnsupportedMedia),
+    | refuses(BadBody, InvalidRequest, IdempotencyMismatch, QuotaExceeded, TooLarge, UnsupportedMedia),
 )
 async def post_audit(request: Request, owner: Owner, held: Held, _key: Key = None) -> Response:
     """Submit an audit. An equal request that was finished before is answered with its report unless `fresh` is true."""

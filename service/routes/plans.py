@@ -10,6 +10,7 @@ from schemas.errors import (
     IdempotencyMismatch,
     InvalidRequest,
     NotFound,
+    QuotaExceeded,
     TooLarge,
     UnsupportedMedia,
 )
@@ -34,7 +35,7 @@ Prefer = Annotated[
 ]
 QUEUED = answers(202, "The job; its result is not there yet.", Job, previews.PLAN_JOB, "Location", "Retry-After")
 SAME = answers_nothing(304, "The caller holds this result.", "ETag")
-POSTED = refuses(BadBody, Conflict, InvalidRequest, IdempotencyMismatch, TooLarge, UnsupportedMedia)
+POSTED = refuses(BadBody, Conflict, InvalidRequest, IdempotencyMismatch, QuotaExceeded, TooLarge, UnsupportedMedia)
 PLAN = answers(200, "The plan.", PlanAnswer, previews.PLAN, "ETag", "Repr-Digest", "Content-Location")
 INSPECTION = answers(200, "The inspection.", Inspection, previews.INSPECTION, "ETag", "Repr-Digest", "Content-Location")
 

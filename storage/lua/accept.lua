@@ -1,10 +1,12 @@
 -- Makes a job, once per idempotency key. Without a key the caller's nonce is one, so that a repeated call makes one job.
 -- ARGV: nonce, owner, request, request_digest, labels, fresh, idempotency key, its life in ms, body_sha256, kind,
---   device, priority, most of the owner's jobs that may run beside it or 0, time to the deadline or '', traceparent or ''
--- Returns {'mismatch'} or {'known' | 'created', id, fields}
+--   device, priority, most of the owner's jobs that may run beside it or 0, time to the deadline or '', most of the owner's jobs
+--   that may be queued or running with it or 0, traceparent or ''
+-- Returns {'mismatch'}, {'full'} or {'known' | 'created', id, fields}
 local nonce, owner, request, request_digest, labels, fresh = unpack(ARGV, 1, 6)
 local idempotency, life_ms, body_sha256, kind = prefix .. 'idempotency:' .. ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local device, priority, max_running, deadline = unpack(ARGV, 11, 14)
+local max_live = tonumber(ARGV[15])
 
 local known = redis.call('GET', idempotency)
 if known then
@@ -16,6 +18,12 @@ if known then
     local ours = string.sub(id, -string.len(nonce)) == nonce
     return {ours and 'created' or 'known', id, redis.call('HGETALL', job_key(id))}
   end
+end
+
+-- What is answered with a report that is there takes no place.
+local report = fresh ~= '1' and redis.call('GET', twin_key('report', {request_digest = request_digest, owner = owner}))
+if not report and max_live > 0 and count_live(owner, max_live) >= max_live then
+  return {'full'}
 end
 
 -- Ids rise strictly even if the server's clock is set back: pages are ordered by id.
@@ -42,7 +50,6 @@ if ARGV[#ARGV] ~= '' then
   redis.call('HSET', job_key(id), 'traceparent', ARGV[#ARGV])
 end
 list(job, 'all')
-local report = fresh ~= '1' and redis.call('GET', twin_key('report', job))
 if report then
   redis.call('HSET', job_key(id), 'report_sha256', report, 'reused', 1)
   end_job(job, 'succeeded', '')

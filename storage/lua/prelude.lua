@@ -111,6 +111,20 @@ local function count_running(owner)
   return running
 end
 
+-- How many of an owner's jobs are queued or running. Those that an older program ended and left in the set are looked for only
+-- when there seem to be too many, and once a minute: looking takes time.
+local function count_live(owner, most)
+  local live = prefix .. 'live:' .. owner
+  if redis.call('SCARD', live) >= most and redis.call('SET', prefix .. 'live_mended:' .. owner, 1, 'NX', 'EX', 60) then
+    for _, id in ipairs(redis.call('SMEMBERS', live)) do
+      if not redis.call('ZSCORE', prefix .. 'pending', id) and not redis.call('ZSCORE', prefix .. 'leases', id) then
+        redis.call('SREM', live, id)
+      end
+    end
+  end
+  return redis.call('SCARD', live)
+end
+
 local function is_full(job, running)
   local most = tonumber(job.max_running or '0')
   return most > 0 and running >= most
@@ -174,6 +188,8 @@ local function enter(job, state, score)
     redis.call('ZADD', prefix .. 'deadlines', job.deadline_at, job.id)
   end
   list(job, state)
+  local is_live = state == 'queued' or state == 'running'
+  redis.call(is_live and 'SADD' or 'SREM', prefix .. 'live:' .. job.owner, job.id)
   redis.call('HINCRBY', prefix .. 'counts', state, 1)
   redis.call('HSET', job_key(job.id), 'state', state)
   job.state = state

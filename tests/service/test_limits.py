@@ -14,6 +14,8 @@ from service.limits import RateLimiter
 from service.settings import Settings
 from storage.buckets import TokenBuckets
 from storage.connection import connect, connect_async
+from tests.service import documents
+from tests.service.conftest import upload
 from tests.service.keyed import OTHER, Keyring, open_client, running_keyed
 from tests.service.problems import read_problem
 
@@ -74,7 +76,7 @@ def test_the_client_waits_for_its_turn(own_url: str, tmp_path: Path) -> None:
 
 def test_blocks_let_through_no_more_than_the_bucket_gives_and_hardly_less(own_url: str, tmp_path: Path) -> None:
     rate, burst, span_s = 200.0, 50, 1.5
-    settings = Settings(redis_url=own_url, data_dir=tmp_path, requests_per_s=rate, requests_burst=burst)
+    settings = Settings(redis_url=own_url, data_dir=tmp_path, auth="required", requests_per_s=rate, requests_burst=burst)
 
     async def call(limiter: RateLimiter, until: float) -> int:
         passed = 0
@@ -98,7 +100,7 @@ def test_blocks_let_through_no_more_than_the_bucket_gives_and_hardly_less(own_ur
 
 
 def test_a_busy_tenant_does_not_cost_a_write_for_every_call(own_url: str, tmp_path: Path) -> None:
-    settings = Settings(redis_url=own_url, data_dir=tmp_path, requests_per_s=1000, requests_burst=1000)
+    settings = Settings(redis_url=own_url, data_dir=tmp_path, auth="required", requests_per_s=1000, requests_burst=1000)
 
     async def call() -> None:
         async with connect_async(own_url) as client:
@@ -116,3 +118,33 @@ def count_calls(client: redis.Redis) -> int:
     """Return how many scripts the server was asked to run."""
     told = client.info("commandstats")
     return sum(int(told[name]["calls"]) for name in ("cmdstat_evalsha", "cmdstat_eval") if name in told)
+
+
+def test_a_tenant_has_so_many_jobs_and_others_have_theirs(own_url: str, tmp_path: Path) -> None:
+    keyring = Keyring(own_url)
+    keys = [keyring.make("ci", "submit", "read"), keyring.make("other", "submit", "read", tenant=OTHER)]
+    with running_keyed(own_url, tmp_path, max_live_jobs=1, tenants={OTHER: {"max_live_jobs": 2}}) as url:
+        for key, most in zip(keys, (1, 2), strict=True):
+            with open_client(url, key) as http:
+                for content in (documents.MODEL, documents.DATA):
+                    upload(http, content)
+                answers = [
+                    http.post("/v1/audits", json=documents.build_request(labels={"i": str(i)}, fresh=True)) for i in range(3)
+                ]
+                refused = http.post("/v1/audits:plan", json=documents.build_request())
+                assert [answer.status_code for answer in answers] == most * [202] + (3 - most) * [429]
+                assert read_problem(refused, 429).code == "quota_exceeded"
+                assert refused.headers["retry-after"] == "10"
+                http.delete(answers[0].json()["links"]["self"])
+                assert http.post("/v1/audits:plan", json=documents.build_request()).status_code == 202
+
+
+def test_what_a_tenant_is_not_given_is_as_for_all_and_without_keys_nothing_is_limited() -> None:
+    fields = {"redis_url": "redis://localhost", "max_running": 7, "highest_priority": 3, "tenants": {"acme": {"max_running": 2}}}
+    asked = Settings.model_validate({**fields, "auth": "required"})
+    assert asked.find_limits("acme") == (3, 2, 10_000, 500.0, 1000)
+    assert asked.find_limits("globex") == (3, 7, 10_000, 500.0, 1000)
+    unasked = Settings.model_validate(fields)
+    assert unasked.find_limits("local") == (3, 7, 0, 0.0, 1000)
+    with pytest.raises(ValueError, match="speed"):
+        Settings.model_validate({**fields, "tenants": {"acme": {"speed": 2}}})
