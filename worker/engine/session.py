@@ -30,6 +30,8 @@ made tensor by tensor, anew for each micro-batch, where no gradient is wanted an
 SESSION_EXAMPLES = 64
 SESSION_SHARE = 0.25
 """Examples, and the share of all, that batches of one size must hold for ONNX Runtime to measure them: its sessions take time."""
+BARE_EXAMPLES = 512
+"""As many for a session without constants: it serves one scope, and has nothing to pack."""
 
 Batch = tuple[dict[str, Tensor], Tensor]
 Result = TypeVar("Result")
@@ -66,11 +68,11 @@ class Session:
         self.shrinking.holders.add(clean)
         return clean
 
-    def pays_sessions(self, target: Tensor) -> bool:
+    def pays_sessions(self, target: Tensor, fewest: int = SESSION_EXAMPLES) -> bool:
         """Tell whether batches like this one are enough to build sessions for: by their size alone, whatever else is asked."""
         examples, size = len(self.dataset), len(target)
         served = examples - examples % self.batch_size if size == self.batch_size else size
-        return served >= max(SESSION_EXAMPLES, SESSION_SHARE * examples)
+        return served >= max(fewest, SESSION_SHARE * examples)
 
     def to(self, device: str) -> "Session":
         """Return the session with program and data on `device`."""
@@ -133,7 +135,8 @@ class Evaluator:
         def measure() -> list[Outcome]:
             tallies = [Tally(judge) for _ in corrupted]
             for batch, boundary in self._batches():
-                run = self._split.measure_corrupted if self.session.pays_sessions(batch[1]) else self._split.run_corrupted
+                pays = self.session.pays_sessions(batch[1], SESSION_EXAMPLES if boundary.has_constants else BARE_EXAMPLES)
+                run = self._split.measure_corrupted if pays else self._split.run_corrupted
                 # What is shared was made outside: tensors of this mode may take no part in a gradient.
                 with torch.inference_mode():
                     for parameters, tally in zip(corrupted, tallies, strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.regions import Region
-from worker.engine.session import Evaluator, Session
+from worker.engine.session import SESSION_EXAMPLES, Evaluator, Session
 
 LONGEST_S = 0.2
 """A pass is timed again, for the median, while all of its runs together take less."""
@@ -35,9 +35,9 @@ class _Trial(Session):
 
     whole: Session | None = None
 
-    def pays_sessions(self, target: Tensor) -> bool:
+    def pays_sessions(self, target: Tensor, fewest: int = SESSION_EXAMPLES) -> bool:
         """Tell what the whole session would do with a batch like this one."""
-        return self.whole is not None and self.whole.pays_sessions(target)
+        return self.whole is not None and self.whole.pays_sessions(target, fewest)
 
 
 class Stopwatch:

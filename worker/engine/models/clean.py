@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,20 @@ from worker.engine.models.program import OMITTED, Environment, Program, Step, fi
 from worker.engine.models.suffix import Suffixes
 
 Signature = tuple[Any, ...]
+
+
+class Part(NamedTuple):
+    """Steps to run, what can be freed after each, and the values wanted of them."""
+
+    steps: tuple[Step, ...]
+    drops: tuple[tuple[str, ...], ...]
+    wanted: tuple[str, ...]
+
+
+def make_part(steps: Iterable[Step], wanted: Iterable[str]) -> Part:
+    """Return the steps with what is wanted of them."""
+    chosen, names = tuple(steps), tuple(wanted)
+    return Part(chosen, find_last_uses(chosen, names), names)
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,11 @@ class Plan:
     def knows(self, step: Step) -> bool:
         """Tell whether the step need not run while its weights are clean."""
         return self.known.keys() >= set(step.outputs)
+
+    @cached_property
+    def part(self) -> Part:
+        """What gives the kept values."""
+        return make_part([step for step in self.fused if not self.knows(step)], self.kept)
 
 
 class CleanProgram:
@@ -72,20 +92,19 @@ class CleanProgram:
             if self._room <= 0:
                 return None
             plan = self.find_plan(inputs)
-            values = self.run(plan, [step for step in plan.fused if not plan.knows(step)], inputs, plan.kept)
+            values = self.run(plan, plan.part, inputs)
             self._room -= measure_bytes(values.values())
             if self._room < 0:
                 return None
             self._activations[batch] = values
         return self._activations[batch]
 
-    def run(self, plan: Plan, steps: Sequence[Step], inputs: Mapping[str, Any], wanted: Iterable[str]) -> Environment:
+    def run(self, plan: Plan, part: Part, inputs: Mapping[str, Any]) -> Environment:
         """Run some of the plan's steps and return the wanted values."""
         environment = {**plan.known, **take_inputs(self.program, inputs)}
-        names = tuple(wanted)
         with torch.no_grad():
-            run_steps(steps, environment, find_last_uses(steps, names))
-        return {name: environment[name] for name in names}
+            run_steps(part.steps, environment, part.drops)
+        return {name: environment[name] for name in part.wanted}
 
 
 def compute_signature(inputs: Mapping[str, Any]) -> Signature:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from worker.engine.models.batch import count_examples, cut_batch, fill_batch
-from worker.engine.models.clean import CleanProgram, Plan, measure_bytes
+from worker.engine.models.clean import CleanProgram, Part, Plan, make_part, measure_bytes
 from worker.engine.models.program import OMITTED, Environment, Step, find_last_uses, run_steps
 from worker.engine.models.suffix import Cut, find_writers
 
@@ -16,17 +16,19 @@ from worker.engine.models.suffix import Cut, find_writers
 class Parts:
     """A plan split at a set of corrupted weights.
 
-    drops: the names to free after each corrupted step. fixed: what these steps read that no corruption and no batch changes.
-    boundary: what they and the session read from the clean steps. cut: where a session takes over from the interpreter when no
-    gradient is wanted; head: the corrupted steps before it.
+    clean: what gives the values that the corrupted steps and the session read of clean ones; shared: whether that takes weights,
+    so that a pass which all scopes share is worth its time. drops: the names to free after each corrupted step. fixed: what these
+    steps read that no corruption and no batch changes; given: what they read of the inputs. cut: where a session takes over from
+    the interpreter when no gradient is wanted; head: the corrupted steps before it.
     """
 
     plan: Plan
-    clean: tuple[Step, ...]
+    clean: Part
+    shared: bool
     corrupted: tuple[Step, ...]
     drops: tuple[tuple[str, ...], ...]
     fixed: Environment
-    boundary: tuple[str, ...]
+    given: tuple[str, ...]
     cut: Cut | None
     head: tuple[Step, ...]
     head_drops: tuple[tuple[str, ...], ...]
@@ -45,6 +47,11 @@ class Boundary:
     values: Environment
     size_bytes: int
     count: int
+
+    @property
+    def has_constants(self) -> bool:
+        """Whether a session from the scope's cut on would hold weights."""
+        return self.parts is not None and self.parts.cut is not None and self.parts.cut.constant_bytes > 0
 
 
 class SplitProgram:
@@ -66,12 +73,13 @@ class SplitProgram:
         if not self._clean.can_split:
             return Boundary(None, inputs, {}, 0, count)
         parts = self._find_parts(self._clean.find_plan(inputs))
-        made = [name for name in parts.boundary if name not in inputs]
-        given = {name: inputs.get(name) for name in parts.boundary if name in inputs}
-        shared = self._clean.find_activations(batch, inputs) if made else {}
+        given = {name: inputs.get(name) for name in parts.given}
+        if not parts.clean.wanted:
+            return Boundary(parts, inputs, given, 0, count)
+        shared = self._clean.find_activations(batch, inputs) if parts.shared else None
         if shared is not None:
-            return Boundary(parts, inputs, {**given, **{name: shared[name] for name in made}}, 0, count)
-        values = self._clean.run(parts.plan, parts.clean, inputs, made)
+            return Boundary(parts, inputs, {**given, **{name: shared[name] for name in parts.clean.wanted}}, 0, count)
+        values = self._clean.run(parts.plan, parts.clean, inputs)
         return Boundary(parts, inputs, {**given, **values}, measure_bytes(values.values()), count)
 
     def run_corrupted(self, boundary: Boundary, parameters: dict[str, Tensor]) -> dict[str, Any]:
@@ -119,9 +127,15 @@ class SplitProgram:
         cut = self._clean.find_suffixes(plan).find_cut(self._corrupted, tainted)
         crossing = cut.crossing if cut else ()
         read = {name for step in corrupted for name in step.uses}.union(program.outputs, crossing)
-        made = {name for step in clean for name in step.outputs} | {spec.name for spec in program.inputs}
+        made = {name for step in clean for name in step.outputs}
         fixed = {name: plan.known[name] for name in read if name in plan.known and name not in tainted} | {OMITTED: None}
         drops = find_last_uses(corrupted, program.outputs)
         head = tuple(find_writers(corrupted, crossing))
-        boundary = tuple(sorted(read & made))
-        return Parts(plan, tuple(clean), tuple(corrupted), drops, fixed, boundary, cut, head, find_last_uses(head, crossing))
+        given = read & {spec.name for spec in program.inputs}
+        part = make_part(find_writers(clean, (read & made) - given), sorted((read & made) - given))
+        shared = any(_is_floating(plan.known.get(name)) for step in part.steps for name in step.uses)
+        return Parts(plan, part, shared, tuple(corrupted), drops, fixed, tuple(given), cut, head, find_last_uses(head, crossing))
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -9,6 +9,7 @@ input, and one session serves many scopes.
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from worker.engine.models.onnx.suffix import Suffix, build_suffix, is_portable
@@ -34,12 +35,13 @@ RANDOM = ("Random", "Bernoulli", "Multinomial")
 class Cut:
     """The running step that a session starts at, and the weights that it takes as inputs.
 
-    crossing: what its steps read of earlier ones and of the program's inputs.
+    crossing: what its steps read of earlier ones and of the program's inputs. constant_bytes: of the other weights.
     """
 
     start: int
     weights: frozenset[str]
     crossing: tuple[str, ...]
+    constant_bytes: int
 
 
 class Suffixes:
@@ -48,15 +50,22 @@ class Suffixes:
     def __init__(self, program: Program, plan: "Plan") -> None:
         self._program, self._plan = program, plan
         self._running = [step for step in plan.steps if not plan.knows(step)]
-        self._reads = find_reads(program, plan)
-        self._crossings = find_crossings(program, self._running)
         self._kept = {*plan.kept, *(spec.name for spec in program.inputs)}
-        self._stages = self._choose_stages()
         self._portable = is_portable(program) and not any(step.operator.startswith(RANDOM) for step in self._running)
         self._built: dict[Cut, Suffix | None] = {}
 
+    @cached_property
+    def _reads(self) -> dict[str, tuple[int, ...]]:
+        return find_reads(self._program, self._plan)
+
+    @cached_property
+    def _crossings(self) -> dict[int, tuple[str, ...]]:
+        return find_crossings(self._program, self._running)
+
     def find_cut(self, corrupted: Iterable[str], tainted: AbstractSet[str]) -> Cut | None:
         """Return the cut for a scope, None where the interpreter runs everything. tainted: every value that it changes."""
+        if not self._portable:
+            return None
         read = {name: self._reads[name] for name in corrupted}
         places = sorted(place for found in read.values() for place in found)
         packed = [place for place in places if self._running[place].operator in PACKED]
@@ -67,19 +76,19 @@ class Suffixes:
             start = max((stage for stage in self._stages if places and stage <= places[0]), default=len(self._running))
             weights = frozenset(read) | self._find_stage_weights(start)
         crossing = self._crossings.get(start)
-        if not self._portable or crossing is None or not (set(crossing) - tainted) <= self._kept:
+        if crossing is None or not (set(crossing) - tainted) <= self._kept:
             return None
-        cut = Cut(start, weights, crossing)
         short = len(self._running) - max(start, places[0]) < FEWEST_STEPS
-        return None if short or self._measure_cut(cut) > CONSTANT_BYTES else cut
+        size = self._measure_constants(start, weights)
+        return None if short or size > CONSTANT_BYTES else Cut(start, weights, crossing, size)
 
     def find(self, cut: Cut, values: Mapping[str, Any]) -> Suffix | None:
         """Return the session for a cut; None where the runtime cannot run it. values: an example of what passes the cut."""
         if cut in self._built:
             self._built[cut] = self._built.pop(cut)
             return self._built[cut]
-        room = CONSTANT_BYTES - self._measure_cut(cut)
-        while len(self._built) >= KEPT_SESSIONS or sum(map(self._measure_cut, self._built)) > room:
+        room = CONSTANT_BYTES - cut.constant_bytes
+        while len(self._built) >= KEPT_SESSIONS or sum(built.constant_bytes for built in self._built) > room:
             del self._built[next(iter(self._built))]
         crossing = {name: values[name] for name in cut.crossing}
         self._built[cut] = build_suffix(self._program, self._find_steps(cut), self._plan.known, cut.weights, crossing)
@@ -89,8 +98,9 @@ class Suffixes:
         """Drop every session; they are built again when needed."""
         self._built.clear()
 
-    def _choose_stages(self) -> list[int]:
-        """Return positions near equal distances, where the fewest values cross and all of them are kept."""
+    @cached_property
+    def _stages(self) -> list[int]:
+        """Positions near equal distances, where the fewest values cross and all of them are kept."""
         width = len(self._running) / STAGES
         found: set[int] = set()
         for index in range(STAGES):
@@ -111,9 +121,9 @@ class Suffixes:
             if packed.isdisjoint(places) and any(start <= place < end for place in places)
         )
 
-    def _measure_cut(self, cut: Cut) -> int:
-        """Return the bytes of the weights that the session for a cut holds."""
-        later = (name for name, places in self._reads.items() if places and places[-1] >= cut.start and name not in cut.weights)
+    def _measure_constants(self, start: int, inputs: AbstractSet[str]) -> int:
+        """Return the bytes of the weights that a session holds which starts there with these weights as inputs."""
+        later = (name for name, places in self._reads.items() if places and places[-1] >= start and name not in inputs)
         return sum(self._program.weights[name].nbytes for name in later)
 
     def _find_steps(self, cut: Cut) -> list[Step]:
