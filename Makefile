@@ -12,7 +12,7 @@ ARGS   ?=
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lint types imports structure bench overhead memory agree parity interpreter opsets conformance optimised large worst coverage precision flips streaming upload chaos up schemas constraints clean
+.PHONY: help setup setup-dev demo test check format lint types imports structure bench overhead load fuzz memory agree parity interpreter opsets conformance optimised large worst coverage precision flips streaming upload chaos up schemas constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ bench: $(VENV)/.installed-dev ## seconds per cell against the plain script
 
 overhead: $(VENV)/.installed-dev ## what the service adds to an audit, from POST to report (five minutes)
 	@$(BIN)/python -m benchmarks.overhead $(ARGS)
+
+load: $(VENV)/.installed-dev ## polls, submits, clients and long polls against two API processes (ARGS="--minutes 10": memory too)
+	@$(BIN)/python -m benchmarks.load $(ARGS)
 
 memory: $(VENV)/.installed-dev ## peak memory as a multiple of the weights, and top-n over 1e8 of them
 	@$(BIN)/python -m benchmarks.memory $(ARGS)

@@ -1,5 +1,6 @@
 """`python -m service` runs the API in this process, with the settings of the environment."""
 
+import argparse
 import asyncio
 import math
 import socket
@@ -27,8 +28,11 @@ class Server(uvicorn.Server):
         sys.stdout.flush()
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run until told to stop; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
+    parser.add_argument("--fd", type=int, help="listen on this open descriptor; several processes may share one")
+    given = parser.parse_args(arguments)
     try:
         settings = load_settings()
         asyncio.run(check_keys(settings))
@@ -36,11 +40,11 @@ def main() -> int:
         sys.stderr.write(f"The API cannot start with this environment:\n{error}\n")
         return USAGE
     set_up_logs(settings.log_level, settings.log_format)
-    serve(settings)
+    serve(settings, given.fd)
     return 0
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, descriptor: int | None = None) -> None:
     """Listen and answer until SIGTERM or SIGINT; open requests then get `drain_s`."""
     config = uvicorn.Config(
         create_app(settings),
@@ -51,7 +55,7 @@ def serve(settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_s),
     )
-    listener = config.bind_socket()
+    listener = config.bind_socket() if descriptor is None else socket.socket(fileno=descriptor)
     Server(config).run(sockets=[listener])
 
 

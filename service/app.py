@@ -10,6 +10,7 @@ from service.edge import Edge, MethodTable
 from service.identity import authorise
 from service.observe import Observer
 from service.openapi.document import build_document
+from service.polls import PollPath
 from service.problems import add_problem_handlers
 from service.resources import hold_resources
 from service.routes import about, artifacts, audits, keys, plans, uploads, verdicts, webhooks
@@ -36,6 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings or load_settings()
     app.state.methods = MethodTable(find_routes())
     app.state.openapi = json.dumps(build_document(find_routes())).encode()
+    app.add_middleware(PollPath, routes=find_routes())
     app.add_middleware(Recorder)
     app.add_middleware(Edge, methods=app.state.methods)
     app.add_middleware(Observer)

@@ -89,6 +89,11 @@ async def _handle_no_report(_: Request, error: Exception) -> Response:
 
 
 async def _handle_broker(_: Request, error: Exception) -> Response:
+    return answer_broker(error)
+
+
+def answer_broker(error: Exception) -> Response:
+    """Return the problem of a store that does not answer."""
     logger.warning("the broker does not answer: %s", error)
     fault = Fault(
         "the job store does not answer", "", "an answer from the broker", type(error).__name__, "Try again in a moment."

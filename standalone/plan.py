@@ -60,11 +60,8 @@ def plan_workers(plan: Plan) -> list[ProgramSpec]:
 
 def plan_api(plan: Plan) -> ProgramSpec:
     """Return the API, which answers on the listener that this process holds."""
-    command = (
-        *(*PYTHON, "-m", "uvicorn", "service.app:create_app", "--factory", "--app-dir", ROOT, "--fd", str(plan.listener)),
-        *("--timeout-graceful-shutdown", str(API_DRAIN_S), "--log-level", "warning", "--no-access-log", "--no-server-header"),
-    )
-    environment = _build_environment(plan) | {"FAULTLINE_HOST": HOST}
+    command = (*PYTHON, "-m", "service", "--fd", str(plan.listener))
+    environment = _build_environment(plan) | {"FAULTLINE_HOST": HOST, "FAULTLINE_DRAIN_S": str(API_DRAIN_S)}
     return ProgramSpec("api", command, environment, plan.logs / "api.log", API_DRAIN_S + 3, (plan.listener,))
 
 

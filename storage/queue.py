@@ -17,6 +17,7 @@ from storage.changes import ChangeFeed
 from storage.connection import reaching_store
 from storage.endings import describe_cancelled
 from storage.gauges import StoreGauges, read_gauges
+from storage.glances import Glance, Glances
 from storage.placement import ANYWHERE, Placement
 from storage.records import JOB_ID, JobRecord, pair_fields, read_record
 from storage.scripts import KEY_PREFIX, ScriptName, load_script
@@ -46,6 +47,7 @@ class JobQueue:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
+        self._glances = Glances(client)
         self._feed = ChangeFeed(client, f"{KEY_PREFIX}changes")
         self._scripts = {name: client.register_script(load_script(name)) for name in NAMES}
 
@@ -89,6 +91,10 @@ class JobQueue:
         """Return the owner's job, None if it has none of this id."""
         fields = pair_fields(await self._run("look", id, owner))
         return read_record(id, fields) if fields else None
+
+    async def glance(self, id: str) -> Glance | None:
+        """Return whose job this is and at which revision, None without one; calls at the same time share a round trip."""
+        return await self._glances.look(id)
 
     async def page(self, owner: str, limit: int, cursor: str | None, state: str | None) -> tuple[list[JobRecord], str | None]:
         """Return up to `limit` of the owner's jobs, newest first, and the cursor of the next page if there is one.

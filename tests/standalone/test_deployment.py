@@ -67,7 +67,7 @@ def test_parts_that_die_come_back_at_the_same_address_which_no_other_deployment_
     tmp_path: Path, job_files: tuple[bytes, bytes]
 ) -> None:
     with running(tmp_path / "data") as deployment:
-        for words in ("valkey-server", "uvicorn", "-m worker"):
+        for words in ("valkey-server", "-m service", "-m worker"):
             (victim,) = [pid for pid in deployment.find(words) if "worker.child" not in read_command(pid)]
             os.kill(victim, signal.SIGKILL)
             eventually(lambda victim=victim: not is_running(victim), 2.0)  # type: ignore[misc]
