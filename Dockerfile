@@ -45,9 +45,12 @@ COPY worker worker
 RUN pip install --no-build-isolation --no-deps --force-reinstall .
 
 FROM base AS service
+# docker build --build-arg COMMIT=$(git rev-parse HEAD): GET /v1 tells it
+ARG COMMIT
 COPY --from=service-build /opt/faultline /opt/faultline
 ENV FAULTLINE_HOST=0.0.0.0 \
-    FAULTLINE_PORT=8321
+    FAULTLINE_PORT=8321 \
+    FAULTLINE_COMMIT=$COMMIT
 USER 10001:10001
 VOLUME /data
 EXPOSE 8321

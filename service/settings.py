@@ -1,15 +1,17 @@
 """The API's settings: one class, read from the environment, every problem told at once."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from schemas.errors import InvalidRequest
 from service.browsers import is_loopback
 from storage.sources.hooks import WebhookRules
 from storage.urls import check_redis_url
+from telemetry.environment import find_misspelt
 from telemetry.settings import TelemetrySettings
 
 MIB = 1024 * 1024
@@ -46,6 +48,11 @@ class Limits(NamedTuple):
     max_live_jobs: int
     requests_per_s: float
     requests_burst: int
+
+
+def _read_empty(value: object) -> object:
+    """Return None for an empty variable, as an image has that was built without an argument."""
+    return value or None
 
 
 class Settings(WebhookRules, TelemetrySettings):
@@ -115,6 +122,15 @@ class Settings(WebhookRules, TelemetrySettings):
     drain_s: Annotated[float, Field(ge=1, le=600)] = 10.0
     """Time that open requests get on SIGTERM; long polls are answered at once."""
 
+    min_free_bytes: Annotated[int, Field(ge=0)] = 512 * MIB
+    """Room on the disk of the data folder below which `/readyz` says that this instance is not ready."""
+
+    stuck_after_s: Annotated[float, Field(ge=1)] = 120.0
+    """Age of the oldest queued audit from which `/readyz` says, if no worker has any, that workers are there but take none."""
+
+    commit: Annotated[Annotated[str, Field(pattern="^[0-9a-f]{7,64}$")] | None, BeforeValidator(_read_empty)] = None
+    """Commit that this program was built from, told by `GET /v1`; the image sets it when it is built with it."""
+
     @property
     def is_keyless(self) -> bool:
         """Whether nobody is asked for a key."""
@@ -132,13 +148,17 @@ def load_settings() -> Settings:
     """Return the settings of this process's environment.
 
     Raises:
-        BadSettings: with one line per variable that is missing or wrong.
+        BadSettings: with one line per variable that is missing, wrong or misspelt.
 
     """
+    lines = [f"{name} is no setting; did you mean {near}?" for name, near in find_misspelt(os.environ).items()]
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        raise BadSettings("\n".join(_describe(dict(entry)) for entry in error.errors(include_url=False))) from None
+        raise BadSettings("\n".join([*(_describe(dict(entry)) for entry in error.errors(include_url=False)), *lines])) from None
+    if lines:
+        raise BadSettings("\n".join(lines))
+    return settings
 
 
 def _describe(entry: dict[str, Any]) -> str:

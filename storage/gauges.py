@@ -16,7 +16,10 @@ PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 
 @dataclass(frozen=True)
 class StoreGauges:
-    """Counts over all owners. `oldest_pending_s` is the age of the oldest queued job, 0 without one."""
+    """Counts over all owners. `oldest_pending_s` is the age of the oldest queued job, 0 without one.
+
+    announced_s: for each worker, how long ago it said last that its consumer is subscribed and it takes jobs.
+    """
 
     states: dict[str, int]
     pending: int
@@ -24,6 +27,7 @@ class StoreGauges:
     leases_expired: int
     oldest_pending_s: float
     doorbells: int
+    announced_s: tuple[float, ...]
 
 
 async def read_gauges(client: redis.asyncio.Redis, states: tuple[str, ...], queue: str) -> StoreGauges:
@@ -40,16 +44,20 @@ async def read_gauges(client: redis.asyncio.Redis, states: tuple[str, ...], queu
         pipeline.zcard(f"{KEY_PREFIX}leases")
         pipeline.zcount(f"{KEY_PREFIX}leases", "-inf", now_us)
         pipeline.zrange(f"{KEY_PREFIX}pending", 0, 0)
+        pipeline.hgetall(f"{KEY_PREFIX}announced")
+        pipeline.time()
         for ending in PRIORITIES:
             pipeline.llen(f"{queue}{ending}")
-        counts, pending, leases, expired, oldest, *doorbells = await pipeline.execute()
+        counts, pending, leases, expired, oldest, announced, clock, *doorbells = await pipeline.execute()
+    store_us = clock[0] * 1_000_000 + clock[1]
     return StoreGauges(
         states={state: int(counts.get(state.encode(), 0)) for state in states},
         pending=pending,
         leases=leases,
         leases_expired=expired,
-        oldest_pending_s=_find_age(oldest[0].decode(), now_us) if oldest else 0.0,
+        oldest_pending_s=_find_age(oldest[0].decode(), store_us) if oldest else 0.0,
         doorbells=sum(doorbells),
+        announced_s=tuple(sorted(max(0.0, (store_us - int(said)) / 1e6) for said in announced.values())),
     )
 
 

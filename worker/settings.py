@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from schemas.errors import Fault, InvalidRequest
 from storage.doorbell import name_queue
 from storage.urls import check_redis_url
+from telemetry.environment import find_misspelt
 from telemetry.settings import TelemetrySettings
 from worker.confine import SandboxMode
 from worker.fetching.limits import FetchLimits
@@ -83,12 +84,21 @@ def load_settings() -> WorkerSettings:
     """Return the settings of this process's environment.
 
     Raises:
-        InvalidRequest: with one fault per variable that is missing or wrong.
+        InvalidRequest: with one fault per variable that is missing, wrong or misspelt.
     """
+    faults = [_describe_misspelt(name, near) for name, near in find_misspelt(os.environ).items()]
     try:
-        return WorkerSettings()
+        settings = WorkerSettings()
     except ValidationError as error:
-        raise InvalidRequest(*(_describe(entry["loc"], entry["msg"], entry["input"]) for entry in error.errors())) from None
+        wrong = [_describe(entry["loc"], entry["msg"], entry["input"]) for entry in error.errors()]
+        raise InvalidRequest(*wrong, *faults) from None
+    if faults:
+        raise InvalidRequest(*faults)
+    return settings
+
+
+def _describe_misspelt(name: str, near: str) -> Fault:
+    return Fault(what=f"{name} is no setting", where=name, expected=near, got=name, advice=f"did you mean {near}?")
 
 
 def _describe(location: tuple[int | str, ...], message: str, given: object) -> Fault:

@@ -16,6 +16,7 @@ Document = dict[str, Any]
 ABOUT: Document = {
     "name": "faultline",
     "version": "0.1.0",
+    "commit": "6f1ed0029c1b",
     "limits": {"upload_bytes": 4294967296, "request_bytes": 1048576, "verdict_bytes": 67108864, "wait_s": 60},
     "links": {"audits": "/v1/audits", "verdicts": "/v1/verdicts"},
 }
@@ -23,7 +24,9 @@ HEALTH: Document = {"status": "alive"}
 READINESS: Document = {
     "status": "ready",
     "workers": 2,
+    "announced_s": [0.8, 2.9],
     "audits": {"queued": 1, "running": 2, "succeeded": 310},
+    "oldest_queued_s": 4.2,
     "sandbox": {"landlock": True, "namespaces": False, "seccomp": True},
 }
 ARTIFACT: Document = {

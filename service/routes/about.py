@@ -41,7 +41,7 @@ async def get_about(held: Held) -> Response:
         verdict_bytes=settings.max_verdict_bytes,
         wait_s=settings.max_wait_s,
     )
-    return answer_model(About(name="faultline", version=VERSION, limits=limits, links=LINKS))
+    return answer_model(About(name="faultline", version=VERSION, commit=settings.commit, limits=limits, links=LINKS))
 
 
 @router.get("/healthz", responses=answers(200, "The process answers.", Health, examples.HEALTH) | refuses())
@@ -52,8 +52,8 @@ async def get_health() -> Response:
 
 @router.get("/readyz", responses=answers(200, "Broker, store and workers are there.", Readiness, examples.READINESS) | refuses())
 async def get_readiness(held: Held) -> Response:
-    """Tell whether audits would be taken and worked on: broker, artifact store, and at least one worker."""
-    return answer_model(await check_readiness(held.queue, held.artifacts))
+    """Tell whether audits would be taken and worked on: store, disk, and workers that really take them."""
+    return answer_model(await check_readiness(held.queue, held.artifacts, held.settings))
 
 
 @router.get("/metrics", include_in_schema=False)

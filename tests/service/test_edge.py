@@ -2,17 +2,25 @@
 
 import json
 import logging
+import time
+from pathlib import Path
 
 import httpx2
 import pytest
+import redis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.app import find_routes
 from service.edge import Edge, MethodTable
 from service.problems import add_problem_handlers
-from tests.service.conftest import Worker
+from service.settings import Settings
+from storage.artifacts import FileArtifactStore
+from storage.leases import Leases
+from tests.service import documents
+from tests.service.conftest import Worker, upload
 from tests.service.problems import read_problem
+from tests.service.running import running_app
 
 METHODS = {
     "/v1": "GET, HEAD, OPTIONS",
@@ -100,6 +108,35 @@ def test_readiness_needs_a_worker(http: httpx2.Client, worker: Worker) -> None:
     assert ready.status_code == 200
     assert ready.json()["workers"] == 1
     assert http.get("/healthz").json() == {"status": "alive"}
+
+
+def test_readiness_knows_whether_workers_really_take_audits(redis_url: str, store: redis.Redis, tmp_path: Path) -> None:
+    settings = Settings(redis_url=redis_url, data_dir=tmp_path, stuck_after_s=1.0)
+    worker = Worker(Leases(store), FileArtifactStore(tmp_path / "artifacts"))
+    worker.leases.announce("w1", 30, {"seccomp": True})
+    with running_app(settings) as url, httpx2.Client(base_url=url) as http:
+        for content in (documents.MODEL, documents.DATA):
+            upload(http, content)
+        jobs = [http.post("/v1/audits", json=documents.build_request(fresh=True)).json()["id"] for _ in range(2)]
+        ready = http.get("/readyz").json()
+        assert (ready["workers"], ready["audits"]["queued"], ready["sandbox"]) == (1, 2, {"seccomp": True})
+        assert 0 <= ready["announced_s"][0] < 30
+        time.sleep(1.1)
+        (stuck,) = read_problem(http.get("/readyz"), 503).errors
+        assert (stuck.where, stuck.what) == ("workers", "workers are there and take no audits")
+        worker.claim(jobs[0])
+        assert http.get("/readyz").json()["oldest_queued_s"] > 1
+
+
+def test_readiness_knows_when_the_disk_is_nearly_full(redis_url: str, store: redis.Redis, tmp_path: Path) -> None:
+    Leases(store).announce("w1", 30)
+    with running_app(Settings(redis_url=redis_url, data_dir=tmp_path, min_free_bytes=2**60)) as url:
+        assert [item.where for item in read_problem(httpx2.get(f"{url}/readyz"), 503).errors] == ["disk"]
+
+
+def test_the_service_tells_what_it_was_built_from(redis_url: str, tmp_path: Path) -> None:
+    with running_app(Settings(redis_url=redis_url, data_dir=tmp_path, commit="6f1ed0029c1b")) as url:
+        assert httpx2.get(f"{url}/v1").json()["commit"] == "6f1ed0029c1b"
 
 
 def test_a_failure_of_ours_is_a_problem_with_an_incident_that_the_log_explains(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,10 +11,21 @@ def test_every_problem_of_the_environment_is_told_at_once(monkeypatch: pytest.Mo
     monkeypatch.setenv("REDIS_URL", "http://localhost")
     monkeypatch.setenv("FAULTLINE_PORT", "seventy")
     monkeypatch.setenv("FAULTLINE_MAX_UPLOAD_BYTES", "0")
+    monkeypatch.setenv("FAULTLINE_AUTHS", "required")
     with pytest.raises(BadSettings) as caught:
         load_settings()
     lines = str(caught.value).splitlines()
-    assert [line.split()[0] for line in lines] == ["REDIS_URL", "FAULTLINE_PORT", "FAULTLINE_MAX_UPLOAD_BYTES"]
+    assert [line.split()[0] for line in lines] == ["REDIS_URL", "FAULTLINE_PORT", "FAULTLINE_MAX_UPLOAD_BYTES", "FAULTLINE_AUTHS"]
+    assert lines[-1] == "FAULTLINE_AUTHS is no setting; did you mean FAULTLINE_AUTH?"
+
+
+def test_a_misspelt_variable_alone_stops_the_start_and_an_empty_commit_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1")
+    monkeypatch.setenv("FAULTLINE_COMMIT", "")
+    assert load_settings().commit is None
+    monkeypatch.setenv("FAULTLINE_MAX_WAITS", "1")
+    with pytest.raises(BadSettings, match="did you mean FAULTLINE_MAX_WAIT_S"):
+        load_settings()
 
 
 def test_the_store_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

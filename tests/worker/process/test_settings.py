@@ -29,6 +29,14 @@ def test_every_wrong_variable_is_named_with_what_it_was(monkeypatch: pytest.Monk
     assert {fault.where: fault.got for fault in raised.value.faults} == WRONG
 
 
+def test_a_misspelt_variable_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1")
+    monkeypatch.setenv("FAULTLINE_SANDBX", "required")
+    with pytest.raises(InvalidRequest) as raised:
+        load_settings()
+    assert [(fault.got, fault.expected) for fault in raised.value.faults] == [("FAULTLINE_SANDBX", "FAULTLINE_SANDBOX")]
+
+
 def test_a_missing_store_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
     with pytest.raises(InvalidRequest) as raised:
