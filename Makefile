@@ -54,6 +54,9 @@ overhead: $(VENV)/.installed-dev ## what the service adds to an audit, from POST
 load: $(VENV)/.installed-dev ## polls, submits, clients and long polls against two API processes (ARGS="--minutes 10": memory too)
 	@$(BIN)/python -m benchmarks.load $(ARGS)
 
+fuzz: $(VENV)/.installed-dev ## schemathesis over the whole API and along its links (FUZZ_SECONDS=300)
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(BIN)/python -m pytest -q tests/service/test_fuzz.py
+
 memory: $(VENV)/.installed-dev ## peak memory as a multiple of the weights, and top-n over 1e8 of them
 	@$(BIN)/python -m benchmarks.memory $(ARGS)
 

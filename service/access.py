@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from schemas.keys import KeyScope
 
-OPEN = frozenset({"/v1", "/healthz", "/readyz", "/openapi.json"})
+OPEN = frozenset({"/v1", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/docs.css", "/docs/docs.js"})
 """Told to everybody: nothing of a tenant is in it."""
 ADMIN = ("/v1/keys", "/v1/audit-log", "/v1/webhook-secret")
 PURE = frozenset({"/v1/verdicts"})

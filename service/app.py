@@ -3,23 +3,26 @@
 import json
 
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 
 from schemas.version import VERSION
+from service.browsers import describe_cors
 from service.edge import Edge, MethodTable
 from service.identity import authorise
 from service.observe import Observer
 from service.openapi.document import build_document
 from service.polls import PollPath
 from service.problems import add_problem_handlers
+from service.representation import Representation
 from service.resources import hold_resources
-from service.routes import about, artifacts, audits, keys, plans, uploads, verdicts, webhooks
+from service.routes import about, artifacts, audits, keys, pages, plans, uploads, verdicts, webhooks
 from service.settings import Settings, load_settings
 from service.trail import Recorder
 
 ROUTERS: tuple[APIRouter, ...] = (
-    *(about.router, artifacts.router, audits.router, keys.router, plans.router, uploads.router, verdicts.router),
-    webhooks.router,
+    *(about.router, artifacts.router, audits.router, keys.router, pages.router, plans.router, uploads.router),
+    *(verdicts.router, webhooks.router),
 )
 
 
@@ -39,7 +42,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.openapi = json.dumps(build_document(find_routes())).encode()
     app.add_middleware(PollPath, routes=find_routes())
     app.add_middleware(Recorder)
+    app.add_middleware(Representation)
     app.add_middleware(Edge, methods=app.state.methods)
+    if app.state.settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **describe_cors(app.state.settings.cors_origins))
     app.add_middleware(Observer)
     add_problem_handlers(app)
     return app

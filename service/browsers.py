@@ -5,12 +5,22 @@ resolve to 127.0.0.1 (and then `Host` is that name).
 """
 
 import ipaddress
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
 from schemas.errors import Fault, Forbidden
 
+SENT_HEADERS = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Prefer", "X-Request-Id", "Traceparent"),
+    *("Upload-Length", "Upload-Offset", "Repr-Digest"),
+)
+TOLD_HEADERS = (
+    *("ETag", "Link", "Location", "Preference-Applied", "Retry-After", "X-Request-Id", "Traceparent", "Faultline-Trace-Id"),
+    *("Upload-Offset", "Repr-Digest", "Content-Location"),
+)
 OWN_SITES = frozenset({"same-origin", "none"})
 _ADVICE = "Call it by the address that it listens on; for other callers set FAULTLINE_AUTH=required and make keys."
 
@@ -60,6 +70,17 @@ def check_origin(headers: Headers) -> None:
                 raise Forbidden(
                     Fault(what, where, "the service's own page, or no browser", value[:200] or "an empty one", _ADVICE)
                 )
+
+
+def describe_cors(origins: Sequence[str]) -> dict[str, Any]:
+    """Return what the pages of other sites may do that the operator names; without keys `check_origin` still keeps them out."""
+    return {
+        "allow_origins": list(origins),
+        "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        "allow_headers": list(SENT_HEADERS),
+        "expose_headers": list(TOLD_HEADERS),
+        "max_age": 600,
+    }
 
 
 def _read_host(value: str) -> str:

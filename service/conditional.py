@@ -54,6 +54,19 @@ def accepts(accept: str | None, media_type: str) -> bool:
     return bool(qualities) and qualities[-1] > 0
 
 
+def takes_gzip(accept_encoding: str | None) -> bool:
+    """Tell whether an Accept-Encoding header takes gzip; what it does not name, `*` decides.
+
+    Returns:
+        False when there is no such header: then the bytes go as they are.
+
+    >>> takes_gzip("br, gzip;q=0.5"), takes_gzip("gzip;q=0, *"), takes_gzip("*"), takes_gzip("identity")
+    (True, False, True, False)
+    """
+    named = dict(map(_read_range, (accept_encoding or "").split(",")))
+    return named.get("gzip", named.get("*", 0.0)) > 0
+
+
 def _read_range(entry: str) -> tuple[str, float]:
     name, *parameters = (part.strip().lower() for part in entry.split(";"))
     weights = [parameter.removeprefix("q=") for parameter in parameters if parameter.startswith("q=")]

@@ -88,4 +88,6 @@ class _Reply:
 
 
 def _add_headers(message: MutableMapping[str, Any]) -> None:
-    message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS]
+    given = message.get("headers", ())
+    names = {name for name, _ in given}
+    message["headers"] = [*given, *(header for header in SECURITY_HEADERS if header[0] not in names)]

@@ -122,6 +122,9 @@ class Settings(WebhookRules, TelemetrySettings):
     drain_s: Annotated[float, Field(ge=1, le=600)] = 10.0
     """Time that open requests get on SIGTERM; long polls are answered at once."""
 
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/\s*]+$")], ...] = ()
+    """Sites, as a JSON list of origins, whose pages may call with a key (CORS). None by default."""
+
     min_free_bytes: Annotated[int, Field(ge=0)] = 512 * MIB
     """Room on the disk of the data folder below which `/readyz` says that this instance is not ready."""
 

@@ -10,6 +10,7 @@ KNOWN: Final = frozenset(
         "AUDIT_LOG_ENTRIES",
         "AUTH",
         "COMMIT",
+        "CORS_ORIGINS",
         "DATA_DIR",
         "DEADLINE_GRACE_S",
         "DEBUG",

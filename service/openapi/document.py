@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from fastapi.openapi.utils import get_openapi
@@ -13,7 +14,9 @@ from schemas.problem import MEDIA_TYPE
 from schemas.version import VERSION
 from service.access import find_access
 from service.openapi.components import COMPONENTS
-from service.openapi.declare import declare_problems
+from service.openapi.declare import answers_nothing, declare_problems
+from service.openapi.links import add_links
+from service.representation import UNCACHED
 
 SCHEME = "key"
 BEARER = {
@@ -33,12 +36,38 @@ DESCRIPTION = (
 def build_document(routes: Sequence[APIRoute]) -> dict[str, Any]:
     """Return the OpenAPI document of `routes`."""
     document = get_openapi(title="Faultline", version=VERSION, description=DESCRIPTION, routes=routes)
+    for route in routes:
+        if route.include_in_schema:
+            _restore_contents(route, document["paths"][route.path])
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _drop_framework_errors(operation["responses"])
+            _declare_same(method, path, operation["responses"])
             _declare_access(operation, find_access(method.upper(), path).scope)
     document["components"] = {"schemas": dict(sorted(COMPONENTS.items())), "securitySchemes": {SCHEME: BEARER}}
+    add_links(document)
     return document
+
+
+def _restore_contents(route: APIRoute, operations: dict[str, Any]) -> None:
+    """Put back what the routes declared of bodies: the framework leaves out every null, in examples too."""
+    for method in route.methods or ():
+        operation = operations[method.lower()]
+        for status, declared in route.responses.items():
+            if "content" in declared:
+                operation["responses"][str(status)]["content"] = deepcopy(declared["content"])
+        taken = (route.openapi_extra or {}).get("requestBody")
+        if taken is not None:
+            operation["requestBody"] = deepcopy(taken)
+
+
+def _declare_same(method: str, path: str, responses: dict[str, Any]) -> None:
+    """Add what holds for every document that can be asked for again: its tag, and 304 for who holds it."""
+    if method != "get" or path in UNCACHED or "304" in responses:
+        return
+    for status, response in answers_nothing(304, "The caller holds it.", "ETag").items():
+        responses[str(status)] = response
+    responses["200"].setdefault("headers", {}).setdefault("ETag", responses["304"]["headers"]["ETag"])
 
 
 def _declare_access(operation: dict[str, Any], scope: KeyScope | None) -> None:

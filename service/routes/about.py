@@ -24,6 +24,7 @@ LINKS = {
     "verdicts": "/v1/verdicts",
     "keys": "/v1/keys",
     "audit_log": "/v1/audit-log",
+    "docs": "/docs",
     "openapi": "/openapi.json",
     "health": "/healthz",
     "readiness": "/readyz",

@@ -1,5 +1,7 @@
-"""schemathesis over the whole OpenAPI document against the running API; seeded and bounded."""
+"""schemathesis over the whole OpenAPI document and along its links, against the running API; seeded and bounded."""
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,8 @@ from service.openapi import examples, previews
 from tests.service import documents
 from tests.service.conftest import Worker
 
+EXAMPLES, SECONDS = os.environ.get("FUZZ_EXAMPLES", "12"), os.environ.get("FUZZ_SECONDS", "24")
+"""What CI has time for; `make fuzz` goes on for longer."""
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -44,7 +48,11 @@ def test_the_api_is_what_its_document_says(
     page = tmp_path / "openapi.json"
     page.write_text(document)
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(page), "--url", url, "--checks", ",".join(CHECKS)]
-    bounds = ["--max-examples", "12", "--max-time", "18", "--seed", "20260131", "--no-color", "--no-shrink"]
-    done = subprocess.run([*command, *bounds], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    bounds = ["--max-examples", EXAMPLES, "--max-time", SECONDS, "--seed", "20260131", "--no-color", "--no-shrink"]
+    limit_s = 120 + int(SECONDS)
+    done = subprocess.run([*command, *bounds], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=limit_s)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "Tested: 27" in done.stdout, done.stdout
+    covered = re.search(r"API Links:\s+(\d+) covered / (\d+) selected / (\d+) total", done.stdout)
+    assert covered is not None, done.stdout
+    assert int(covered[1]) >= 10, done.stdout  # calls that go on where others led

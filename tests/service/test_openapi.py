@@ -4,6 +4,7 @@ from datetime import date
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
 
 from gate.evaluate import evaluate
@@ -119,6 +120,28 @@ def test_every_body_has_an_example(path: str, method: str, operation: dict[str, 
                 or "example" in content
                 or "examples" in content
             )
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=NAMES)
+def test_every_example_is_valid_by_its_schema(path: str, method: str, operation: dict[str, Any]) -> None:
+    for body in (operation.get("requestBody", {}), *operation["responses"].values()):
+        for content in body.get("content", {}).values():
+            shown = (
+                [content["example"]] if "example" in content else [one["value"] for one in content.get("examples", {}).values()]
+            )
+            for example in shown:
+                schema = {**content["schema"], "components": DOCUMENT["components"]}
+                errors = Draft202012Validator(schema).iter_errors(example)
+                assert [f"{error.json_path}: {error.message}" for error in errors] == []
+
+
+def test_every_link_names_an_operation_and_one_of_its_parameters() -> None:
+    operations = [operation for *_, operation in OPERATIONS]
+    parameters = {one["operationId"]: {entry["name"] for entry in one.get("parameters", [])} for one in operations}
+    answers = [answer for one in operations for answer in one["responses"].values()]
+    links = [link for answer in answers for link in answer.get("links", {}).values()]
+    assert len(links) > 20
+    assert [link for link in links if not link["parameters"].keys() <= parameters[link["operationId"]]] == []
 
 
 def test_every_reference_leads_somewhere() -> None:
