@@ -13,6 +13,8 @@ from schemas.request import AuditRequest, read_precision
 from schemas.validation import check_document
 
 ARTIFACT = "artifact:sha256:"
+PLACES = ("https://", "http://", "s3://", "file:///")
+"""What begins so is fetched by the service's workers; docs/fetching.md."""
 PLACEHOLDER = {"uri": ARTIFACT + "0" * 64}
 """Stands for a file that could not be read, so that the rest of the request can be checked all the same."""
 GATE = "gate"
@@ -177,7 +179,7 @@ def _add_data(draft: _Draft, options: AuditOptions) -> None:
         held_out = draft.document["evaluate_on"]
         if isinstance(data, dict) and isinstance(held_out, dict):  # read alike unless the request says otherwise
             draft.document["evaluate_on"] = {
-                name: value for name, value in data.items() if name not in {"uri", "format", "max_examples"}
+                name: value for name, value in data.items() if name not in {"uri", "sha256", "format", "max_examples"}
             } | held_out
 
 
@@ -206,7 +208,7 @@ def _add_artifact(draft: _Draft, section: str, named: str | None, usage: str) ->
         raise BadUsage(
             Fault(f"no {section} is named", section, "a file, or a request file that names one", "nothing", f"Call {usage}")
         )
-    if named.startswith(ARTIFACT):
+    if named.startswith((ARTIFACT, *PLACES)):
         draft.document[section] = part | {"uri": named}
         return
     path = find_file(Path(named))

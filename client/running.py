@@ -9,10 +9,13 @@ from uuid import uuid4
 from client.api import Client, FetchedReport, check_ended_well
 from client.display.figures import show_size
 from client.display.progress import ProgressView
+from client.errors import BadUsage
 from client.files import LoadedReport
 from client.options import PreparedAudit
+from schemas.errors import Fault
 from schemas.job import Job
 from schemas.policy import Policy
+from schemas.references import Reference
 from schemas.verdict import Verdict
 
 
@@ -28,6 +31,10 @@ def run_audit(
     client: Client, prepared: PreparedAudit, baseline: LoadedReport | str | None, view: ProgressView, wait_s: float
 ) -> FinishedAudit:
     """Carry out one audit and return what it found; GaveUp when it takes too long, AuditFailed when it ends without a report."""
+    policy = prepared.request.policy
+    if isinstance(policy, Reference) and baseline is not None:
+        what, advice = "a baseline needs the policy itself", "Name the policy's file on this machine with --policy."
+        raise BadUsage(Fault(what, "--baseline", "a policy in the request", policy.uri, advice))
     upload_files(client, prepared.uploads, view)
     view.tell("Submitting the audit")
     job = client.submit(prepared.request, idempotency_key=uuid4().hex)
@@ -46,10 +53,10 @@ def upload_files(client: Client, files: Mapping[str, Path], view: ProgressView) 
             client.upload(path, digest, partial(view.show_bytes, f"Uploading {path.name}"))
 
 
-def _judge(client: Client, job: Job, policy: Policy | None, baseline: LoadedReport | str | None) -> Verdict | None:
+def _judge(client: Client, job: Job, policy: Policy | Reference | None, baseline: LoadedReport | str | None) -> Verdict | None:
     """Return the verdict of the policy that came along; with a baseline it is asked for anew."""
     if policy is None:
         return None
-    if baseline is None:
+    if baseline is None or isinstance(policy, Reference):
         return client.fetch_verdict(job.id)
     return client.judge(policy, job.id, baseline.content if isinstance(baseline, LoadedReport) else baseline)

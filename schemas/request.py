@@ -279,6 +279,17 @@ class BreakingPointRequest(Input):
         return self
 
 
+def _tag_policy(value: Any) -> str:
+    return "reference" if isinstance(value, Reference) or (isinstance(value, dict) and "uri" in value) else "policy"
+
+
+AnyPolicy = Annotated[
+    Annotated[Policy, Tag("policy")] | Annotated[Reference, Tag("reference")],
+    Discriminator(_tag_policy),
+]
+"""A policy, or the file that holds one."""
+
+
 class AuditRequest(Input):
     """One audit: model, data, objective, corruption sets, scopes, search and, if wanted, a policy.
 
@@ -300,7 +311,7 @@ class AuditRequest(Input):
     breaking_points: Annotated[tuple[BreakingPointRequest, ...], Field(max_length=16)] | None = None
     precision: Precision | None = None
     bit_flips: Annotated[tuple[BitFlipRequest, ...], Field(max_length=16)] = ()
-    policy: Policy | None = None
+    policy: AnyPolicy | None = None
     device: Literal["cpu", "cuda"] | None = None
     priority: Annotated[int, Field(ge=0, le=9)] = 5
     deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
@@ -331,7 +342,8 @@ class AuditRequest(Input):
         """Return every file that the request names, with its field."""
         held_out = [self.evaluate_on.name_as("evaluate_on")] if self.evaluate_on is not None else []
         loss = [self.objective.program.name_as("objective/program")] if self.objective.program is not None else []
-        return [self.model.name_as("model"), self.data.name_as("data"), *held_out, *loss]
+        policy = [self.policy.name_as("policy")] if isinstance(self.policy, Reference) else []
+        return [self.model.name_as("model"), self.data.name_as("data"), *held_out, *loss, *policy]
 
     def list_limits(self) -> list[str]:
         """Return the fields that ask for limits, which need the loss of every example."""

@@ -9,6 +9,8 @@ from gate.evaluate import evaluate
 from schemas.base import canonical_bytes, compute_sha256
 from schemas.errors import Fault, InvalidRequest, NotFound
 from schemas.policy import Policy
+from schemas.policy_files import parse_policy
+from schemas.references import read_place
 from schemas.report import Report
 from schemas.verdict import Verdict
 from schemas.verdict_request import VerdictRequest
@@ -38,18 +40,30 @@ async def settle_verdict(queue: JobQueue, store: ArtifactStore, record: JobRecor
     # A worker notes the verdict of what it ran; nobody runs a job whose report was there already.
     if not record.reused or record.verdict is not None or record.ended_at is None:
         return record
-    policy = read_policy(record)
-    if policy is None:
+    if json.loads(record.request)["policy"] is None:
         return record
+    policy = await read_policy(store, record)
     judged = await _load_judged(store, record)
     verdict = await asyncio.to_thread(evaluate, policy, *judged, record.ended_at.date())
     return await queue.set_verdict(record.id, record.owner, verdict.outcome) or record
 
 
-def read_policy(record: JobRecord) -> Policy | None:
-    """Return the policy that was posted with the audit."""
-    policy = json.loads(record.request)["policy"]
-    return None if policy is None else Policy.model_validate(policy)
+async def read_policy(store: ArtifactStore, record: JobRecord) -> Policy:
+    """Return the policy that was posted with the audit, or that lay where the audit said.
+
+    Raises:
+        NotFound: if that file is gone.
+
+    """
+    given = json.loads(record.request)["policy"]
+    if "uri" not in given:
+        return Policy.model_validate(given)
+    sha256 = record.files.get("policy") or given["sha256"] or read_place(given["uri"]).name
+    path = await asyncio.to_thread(store.path, record.owner, sha256)
+    if path is None:
+        advice = "Post the policy to POST /v1/verdicts with this audit_id."
+        raise NotFound(Fault("the audit's policy is not in the store any more", "path: audit_id", "its file", sha256, advice))
+    return parse_policy(await asyncio.to_thread(path.read_bytes))
 
 
 async def judge_audit(store: ArtifactStore, record: JobRecord) -> Verdict:
@@ -59,11 +73,11 @@ async def judge_audit(store: ArtifactStore, record: JobRecord) -> Verdict:
         NotFound: if the audit came without a policy.
 
     """
-    policy = read_policy(record)
-    if policy is None:
+    if json.loads(record.request)["policy"] is None:
         advice = "Post a policy of your own to POST /v1/verdicts with this audit_id."
         raise NotFound(Fault("the audit came without a policy", "path: audit_id", "an audit with a policy", record.id, advice))
-    judged = await _load_judged(store, record)
+    judged = await _load_judged(store, record)  # first: until there is a report, a policy need not have been fetched
+    policy = await read_policy(store, record)
     return await asyncio.to_thread(evaluate, policy, *judged, find_today())
 
 

@@ -10,6 +10,7 @@ from schemas.base import canonical_bytes, compute_sha256
 from schemas.errors import Fault, InvalidRequest
 from schemas.job import JobKind
 from schemas.kinds import REQUESTS, JobRequest, compute_request_digest
+from schemas.policy_files import MAX_POLICY_BYTES, describe_faults, parse_policy
 from schemas.references import ARTIFACT, read_place
 from schemas.request import AuditRequest
 from schemas.version import ENGINE_VERSION
@@ -78,12 +79,26 @@ async def check_files(store: ArtifactStore, rules: WebhookRules, owner: str, req
         elif uri.startswith(ARTIFACT) and await asyncio.to_thread(store.path, owner, read_place(uri).name) is None:
             advice = f"Upload the file with PUT /v1/artifacts/{read_place(uri).name} first."
             faults.append(Fault(f"the {part} was not uploaded", f"/{part}/uri", "an artifact in the store", uri, advice))
+        elif uri.startswith(ARTIFACT) and part == "policy":
+            faults += await asyncio.to_thread(_find_policy_faults, store, owner, read_place(uri).name)
     webhook = request.webhook if isinstance(request, AuditRequest) else None
     fault = None if webhook is None else rules.find_webhook_fault(webhook.url)
     if fault is not None:
         faults.append(replace(fault, where="/webhook/url"))
     if faults:
         raise InvalidRequest(*faults)
+
+
+def _find_policy_faults(store: ArtifactStore, owner: str, sha256: str) -> tuple[Fault, ...]:
+    path = store.path(owner, sha256)
+    if path is None:
+        return ()
+    try:
+        with path.open("rb") as file:
+            parse_policy(file.read(MAX_POLICY_BYTES + 1))
+    except InvalidRequest as error:
+        return describe_faults(error, "/policy/uri")
+    return ()
 
 
 def find_key_faults(keys: list[str]) -> list[Fault]:

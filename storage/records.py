@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -48,6 +48,8 @@ class JobRecord:
     deadline_at: datetime | None = None
     deliveries: tuple[str, ...] = ()
     """The attempts to tell the webhook, each as JSON."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Digests of what was fetched, by field of the request."""
     told: str | None = None
     """What became of it: pending, delivered or given_up."""
 
@@ -79,6 +81,7 @@ def read_record(id: str, fields: dict[bytes, bytes]) -> JobRecord:
         priority=int(text.get("priority", DEFAULT_PRIORITY)),
         deadline_at=_read_time(text["deadline_at"]) if "deadline_at" in text else None,
         deliveries=tuple(text.get("deliveries", "").splitlines()),
+        files=json.loads(text.get("files", "{}")),
         told=text.get("told"),
     )
 

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.errors import Fault, NotFound
+from schemas.errors import Fault, FetchFailed, InvalidRequest, NotFound
 from schemas.kinds import JobRequest, compute_request_digest, settle_files
+from schemas.policy import Policy
+from schemas.policy_files import MAX_POLICY_BYTES, describe_faults, parse_policy
 from schemas.references import ARTIFACT
 from schemas.version import ENGINE_VERSION
 from storage.artifacts import ArtifactStore
@@ -40,7 +42,10 @@ def gather(
     heartbeat: Heartbeat,
     check: Callable[[], None],
 ) -> Gathered:
-    """Return the request with its files, fetching what is not here; `check` raises to interrupt."""
+    """Return the request with its files, fetching what is not here; `check` raises to interrupt.
+
+    Where the report of an equal audit is known, only a policy is still to be had.
+    """
     remote = dict(claim.files)
 
     def note(part: str, sha256: str) -> None:
@@ -50,15 +55,25 @@ def gather(
     def tell(done: int, total: int) -> None:
         heartbeat.tell(ProgressMessage(phase="fetch", done=done // MIB, total=max(done, total) // MIB))
 
-    files = request.list_references()
+    files = [file for file in request.list_references() if claim.report_sha256 is None or file.part == "policy"]
     digests = fetcher.fetch_all(files, Errand(claim.owner, claim.files, note, tell, check))
     settled, digest = settle_files(request, digests), claim.request_digest
     paths = {part: _locate(artifacts, claim.owner, part, sha256) for part, sha256 in digests.items()}
-    if all(file.uri.startswith(ARTIFACT) for file in files):
-        return Gathered(settled, digest, paths)
+    if "policy" in paths:
+        settled = settled.model_copy(update={"policy": _load_policy(paths["policy"])})
+    if claim.report_sha256 is not None or all(file.uri.startswith(ARTIFACT) for file in files):
+        return Gathered(settled, digest, paths, report_sha256=claim.report_sha256)
     digest = compute_request_digest(settled, ENGINE_VERSION, claim.kind)
     noted = leases.note_files(claim.id, claim.attempt, remote, digest)
     return Gathered(settled, digest, paths, noted.answer, noted.report_sha256)
+
+
+def _load_policy(path: Path) -> Policy:
+    try:
+        with path.open("rb") as file:
+            return parse_policy(file.read(MAX_POLICY_BYTES + 1))
+    except InvalidRequest as error:
+        raise FetchFailed(*describe_faults(error, "/policy/uri")) from None
 
 
 def _locate(artifacts: ArtifactStore, owner: str, part: str, sha256: str) -> Path:

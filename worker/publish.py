@@ -12,6 +12,7 @@ from schemas.base import canonical_bytes
 from schemas.inspection import InspectionFigures
 from schemas.kinds import JobRequest
 from schemas.plan import PlannedAudit, UnsupportedFigures
+from schemas.policy import Policy
 from schemas.report import Measurement, Report
 from schemas.request import AuditRequest
 from storage.artifacts import ArtifactStore
@@ -72,7 +73,7 @@ def find_published(owner: str, request: JobRequest, digest: str, artifacts: Arti
     path = artifacts.path(owner, digest)
     if path is None:
         return None
-    if not isinstance(request, AuditRequest) or request.policy is None:
+    if not isinstance(request, AuditRequest) or not isinstance(request.policy, Policy):
         return Published(digest, None)
     return Published(digest, _judge(request, Report.model_validate_json(path.read_bytes()), digest))
 
@@ -107,6 +108,6 @@ def _encode(document: BaseModel) -> bytes:
 
 
 def _judge(request: JobRequest, report: Report, digest: str) -> str | None:
-    if not isinstance(request, AuditRequest) or request.policy is None:
+    if not isinstance(request, AuditRequest) or not isinstance(request.policy, Policy):
         return None
     return evaluate(request.policy, report, digest, datetime.now(UTC).date()).outcome

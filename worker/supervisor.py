@@ -3,12 +3,12 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import ValidationError
 
-from schemas.errors import Cancelled, Fault, FaultlineError, Unavailable, WorkerFault
+from schemas.errors import Cancelled, DeadlineMissed, Fault, FaultlineError, Unavailable, WorkerFault
 from schemas.kinds import REQUESTS, JobRequest
 from schemas.problem import build_problem
 from schemas.report import Measurement
@@ -168,15 +168,16 @@ def _repeat(write: Callable[[], bool], drain: Drain) -> bool:
 
 def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Published:
     """Run the claimed job in the warm child and publish what it found."""
-    request = _read_request(claim)
-    known = _find_known(claim, request, claim.report_sha256, resources)
-    if known is not None:
-        return known
+    request, began = _read_request(claim), time.monotonic()
     with span("fetch"):
         gathered = _gather(claim, request, heartbeat, resources)
-    known = _find_known(claim, gathered.request, gathered.report_sha256, resources)
+        known = _find_known(claim, gathered, resources)
+        if known is None and claim.report_sha256 is not None:  # its file is gone
+            gathered = _gather(replace(claim, report_sha256=None), request, heartbeat, resources)
+            known = _find_known(claim, gathered, resources)
     if known is not None:
         return known
+    claim = _shorten(claim, time.monotonic() - began)
     job, origin = _order(claim, gathered, resources.settings)
     child = _take_child(heartbeat, resources)
     try:
@@ -197,8 +198,14 @@ def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Publishe
         child.discard()
 
 
-def _find_known(claim: Claim, request: JobRequest, report_sha256: str | None, resources: Resources) -> Published | None:
-    return None if report_sha256 is None else find_published(claim.owner, request, report_sha256, resources.artifacts)
+def _find_known(claim: Claim, gathered: Gathered, resources: Resources) -> Published | None:
+    report_sha256 = gathered.report_sha256
+    return None if report_sha256 is None else find_published(claim.owner, gathered.request, report_sha256, resources.artifacts)
+
+
+def _shorten(claim: Claim, seconds: float) -> Claim:
+    """Return the claim with what is left to its deadline after its files were fetched."""
+    return claim if claim.left_s is None else replace(claim, left_s=max(0.0, claim.left_s - seconds))
 
 
 def _read_request(claim: Claim) -> JobRequest:
@@ -212,8 +219,15 @@ def _read_request(claim: Claim) -> JobRequest:
 
 
 def _gather(claim: Claim, request: JobRequest, heartbeat: Heartbeat, resources: Resources) -> Gathered:
+    began = time.monotonic()
+
     def check() -> None:
         _check_interrupted(heartbeat, resources.drain)
+        if claim.left_s is not None and time.monotonic() - began >= claim.left_s:
+            advice = "ask for a later deadline, or upload the files"
+            raise DeadlineMissed(
+                Fault("the files were not there before the audit's deadline", "/deadline_s", "files", "", advice)
+            )
 
     given = resources.fetcher, resources.leases, resources.artifacts
     gathered = gather(claim, request, *given, heartbeat, check)

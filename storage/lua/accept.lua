@@ -20,8 +20,10 @@ if known then
   end
 end
 
--- What is answered with a report that is there takes no place.
-local report = fresh ~= '1' and redis.call('GET', twin_key('report', {request_digest = request_digest, owner = owner}))
+-- What is answered with a report that is there takes no place. A policy in a file of its own may have to be fetched, which a worker
+-- does; it then takes the report.
+local fetches = string.find(request, '"policy":{"sha256":', 1, true)
+local report = fresh ~= '1' and not fetches and redis.call('GET', twin_key('report', {request_digest = request_digest, owner = owner}))
 if not report and max_live > 0 and count_live(owner, max_live) >= max_live then
   return {'full'}
 end

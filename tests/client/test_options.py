@@ -9,6 +9,7 @@ import yaml
 from client.errors import BadUsage
 from client.options import AuditOptions, prepare_audit
 from schemas.base import compute_sha256
+from schemas.policy import Policy
 from schemas.request import AuditRequest, NamedScope
 
 BASE = AuditOptions(model="model.onnx", data="data.npz")
@@ -140,13 +141,13 @@ def test_a_request_file_may_name_everything(folder: Path) -> None:
     prepared = prepare_audit(AuditOptions(request=path))
     assert prepared.request.model.uri == uri
     assert prepared.uploads == {}
-    assert prepared.request.policy is not None
+    assert isinstance(prepared.request.policy, Policy)
     assert prepared.request.policy.name == "pass"
 
 
 def test_a_policy_option_replaces_that_of_the_file(folder: Path) -> None:
     request = prepare(request=write(folder, policy={"name": "nothing"}), policy=folder / "fail.yaml")
-    assert request.policy is not None
+    assert isinstance(request.policy, Policy)
     assert request.policy.name == "fail"
 
 

@@ -54,7 +54,7 @@ def test_the_policy_tells_brittle_from_sturdy(name: str, outcome: str, tmp_path:
 def test_the_request_asks_for_what_the_policy_reads() -> None:
     uri = {"uri": f"artifact:sha256:{DIGEST}"}
     request = AuditRequest.model_validate(load("request.yaml") | {"model": uri, "data": uri, "policy": load("policy.yaml")})
-    assert request.policy is not None
+    assert isinstance(request.policy, Policy)
     assert request.policy.requires.search is not None
     assert request.search.method == request.policy.requires.search.method
     assert request.search.budget_passes >= (request.policy.requires.search.budget_passes_at_least or 0)

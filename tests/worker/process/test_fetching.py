@@ -250,3 +250,60 @@ def test_two_equal_jobs_by_different_places_run_once(bench: Bench, site: Site, f
     assert bench.get(first).report_sha256 == bench.get(second).report_sha256
     assert bench.desk.client.hget(f"faultline:job:{second}", "tries") == b"1"
     assert json.loads(bench.desk.client.hget(f"faultline:job:{second}", "files") or b"{}") == digests
+
+
+POLICY: dict[str, Any] = {
+    "name": "gate",
+    "conditions": [{"id": "loss", "where": {"scope": "model"}, "require": {"loss_change_at_most": 0.0}}],
+}
+
+
+def test_a_policy_may_lie_elsewhere_too(bench: Bench, site: Site, folder: Path, files: dict[str, bytes]) -> None:
+    search = {"budget_passes": 6, "random_trials": 0}
+    places = {name: {"uri": site.url(f"/{name}"), "sha256": compute_sha256(files[name])} for name in ("model", "data")}
+    site.pages |= {f"/{name}": Page(files[name]) for name in ("model", "data")}
+    site.pages["/policy.json"] = Page(json.dumps(POLICY).encode())
+    first = bench.post_request(build(site, folder, **places, search=search, policy={"uri": site.url("/policy.json")}))
+    assert bench.run(first) == "succeeded"
+    assert bench.get(first).verdict in {"fail", "inconclusive"}
+    assert bench.get(first).files["policy"] == compute_sha256(json.dumps(POLICY).encode())
+    assert "/policy.json" in [path for _, path, _, _ in site.requests]
+    site.requests.clear()
+    # The report is there; only the policy, which may have changed, is fetched and judges it.
+    second = bench.post_request(build(site, folder, **places, search=search, policy={"uri": site.url("/policy.json")}))
+    assert bench.get(second).state == "queued"
+    lenient = POLICY | {"conditions": [POLICY["conditions"][0] | {"require": {"loss_change_at_most": 1e9}}]}
+    site.pages["/policy.json"] = Page(json.dumps(lenient).encode())
+    assert bench.run(second) == "succeeded"
+    assert bench.get(second).report_sha256 == bench.get(first).report_sha256
+    assert bench.get(second).request_digest == bench.get(first).request_digest
+    assert bench.get(second).files["policy"] != bench.get(first).files["policy"]
+    assert [path for _, path, _, _ in site.requests] == ["/policy.json"]
+
+
+@pytest.mark.parametrize("content", [b"name: gate", b"{}", b'{"name": "gate", "conditions": [{"id": 1}]}', bytes(2**21)])
+def test_a_file_that_is_no_policy_ends_the_job(
+    content: bytes, bench: Bench, site: Site, folder: Path, files: dict[str, bytes]
+) -> None:
+    site.pages["/policy.json"] = Page(content)
+    job = bench.post_request(build(site, folder, policy={"uri": site.url("/policy.json")}))
+    assert bench.run(job) == "failed"
+    problem = bench.get(job).problem
+    assert problem is not None
+    assert problem["code"] == "fetch_failed"
+    assert {error["where"] for error in problem["errors"]} == {"/policy/uri"}
+
+
+def test_a_deadline_ends_the_fetch(bench: Bench, site: Site, folder: Path, files: dict[str, bytes]) -> None:
+    release = threading.Event()
+    site.pages["/model.pt"] = hold(release)
+    assert bench.resources.warm.wait(60)
+    job = bench.post_request(build(site, folder))
+    bench.desk.client.hset(f"faultline:job:{job}", "deadline_at", int(time.time() * 1e6) + 1_500_000)
+    began = time.monotonic()
+    assert bench.run(job) == "failed"
+    assert time.monotonic() - began < 5
+    problem = bench.get(job).problem
+    assert problem is not None
+    assert problem["errors"][0]["where"] == "/deadline_s"
+    release.set()
