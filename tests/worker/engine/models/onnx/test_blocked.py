@@ -18,6 +18,7 @@ from worker.engine.models.load import measure_parity
 from worker.engine.models.onnx import load_onnx, run_reference
 from worker.engine.models.onnx.blocks import SIZES, find_own_block
 from worker.engine.models.onnx.operators.blocked import blocked_conv, unblock
+from worker.engine.models.program import Program
 
 BLOCKED = "com.microsoft.nchwc"
 OPSETS = {"": 20, BLOCKED: 1}
@@ -150,6 +151,14 @@ def test_channels_that_fill_no_blocks_are_refused(weight: tuple[int, ...], nodes
         load_onnx(save_blocked(tmp_path, *nodes, w=torch.zeros(weight)))
 
 
+def measure_gradient(program: Program, inputs: dict[str, Tensor]) -> tuple[float, float]:
+    """Return the 2-norm and the largest entry of the gradient of all weights."""
+    leaves = {name: weight.clone().requires_grad_() for name, weight in program.weights.items()}
+    loss = torch.stack([value.square().sum() for value in program.forward(leaves, inputs).values()]).sum()
+    flat = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(leaves.values()))])
+    return float(flat.norm()), float(flat.abs().max())
+
+
 @pytest.mark.parametrize("name", ["residual_cnn", "unet"])
 def test_a_network_optimised_at_level_all_is_the_network(name: str, tmp_path: Path) -> None:
     made, path = export("default", name), tmp_path / "all.onnx"
@@ -163,6 +172,8 @@ def test_a_network_optimised_at_level_all_is_the_network(name: str, tmp_path: Pa
     outputs, expected = program.forward({}, inputs), made.program.forward({}, inputs)
     for output in ARCHITECTURES[name].outputs:
         assert torch.allclose(outputs[output], expected[output], atol=1e-4)
+    # Zeros that fill blocks have no gradient: the closed forms on the file are those on the network.
+    assert measure_gradient(program, inputs) == pytest.approx(measure_gradient(made.program, inputs), rel=1e-4)
     kinds = find_components(program)
     blocks = [weight for weight in program.weights if weight.startswith("reorder") and program.weights[weight].ndim == 4]
     assert {kinds[weight] for weight in blocks} == {"convolution"}
