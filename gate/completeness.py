@@ -37,7 +37,7 @@ class Cells(NamedTuple):
 
 def find_doubts(report: Report) -> tuple[str, ...]:
     """Return a sentence for each reason why this report cannot support a pass."""
-    return (*_find_nothing_measured(report), *_find_critical_flags(report), *_find_missing_cells(report))
+    return (*_find_nothing_measured(report), *_find_cut_off(report), *_find_critical_flags(report), *_find_missing_cells(report))
 
 
 def _find_nothing_measured(report: Report) -> Iterator[str]:
@@ -47,6 +47,12 @@ def _find_nothing_measured(report: Report) -> Iterator[str]:
         yield "No weight was audited. See coverage.skipped in the report for the reasons."
     if report.subject.data.examples == 0 or report.subject.data.labels_counted == 0:
         yield "No labelled example was measured. Check the data file and objective.ignore_index."
+
+
+def _find_cut_off(report: Report) -> Iterator[str]:
+    if not report.complete:
+        missing = f" and {len(report.unmeasured)} of its parts are missing" if report.unmeasured else ""
+        yield f"The search was cut off at the deadline{missing}. Audit again with more time."
 
 
 def _find_critical_flags(report: Report) -> Iterator[str]:

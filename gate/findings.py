@@ -75,6 +75,8 @@ def find_doubt(finding: Finding, report: Report) -> str | None:
         return f"it was measured on {finding.measured.examples} of {examples} examples. Audit again."
     if finding.stop_reason == "non_finite":
         return "the search stopped at a non-finite value and none is reported. Audit again."
+    if finding.stop_reason == "deadline":
+        return "it was cut off at the deadline. Audit again with more time."
     if finding.stop_reason == "zero_gradient" and (finding.random is None or finding.random.trials == 0):
         return (
             "its gradient is zero, so there was no direction to search, and no random trial was made. Set search.random_trials."

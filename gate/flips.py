@@ -70,6 +70,8 @@ def _find_doubt(flips: BitFlips, *, sampled: bool) -> str | None:
         return "it saw a sample of the data, without limits for all of it. Audit without max_examples and precision."
     if flips.stop_reason == "zero_gradient":
         return "its gradient is zero and nothing was searched. Audit again."
+    if flips.stop_reason == "deadline":
+        return "it was cut off at the deadline. Audit again with more time."
     if flips.non_finite_flips:
         return f"{flips.non_finite_flips} flips make a weight NaN or infinite and were left out. Leave such bits out with kinds."
     return None

@@ -49,6 +49,8 @@ def _find_obstacles(report: Report, before: Report) -> Iterator[str]:
     now, then = report.subject.data.sha256, before.subject.data.sha256
     if now != then:
         yield f"The baseline was measured on other data ({then[:12]}, now {now[:12]}). Audit both models on the same data."
+    if not before.complete:
+        yield "The baseline was cut off at its deadline, so more damage may be there now than was found. Audit it with more time."
     if report.subject.data.sampled or before.subject.data.sampled:
         yield "The data of a report was sampled, so a difference may be chance. Audit both without max_examples and precision."
     if _read_objective(report) != _read_objective(before):

@@ -10,11 +10,13 @@ from schemas.base import Norm, Output, Scale
 from schemas.bounds import ErrorBound, HeldOut, Interval, Smoothness, Theory, UpperBound
 from schemas.comparison import Comparison
 from schemas.limits import Along
+from schemas.ranking import Ranking
+from schemas.unmeasured import Unmeasured
 
 ModelFormat = Literal["onnx", "torchscript", "pt2"]
 Kind = Literal["estimate", "lower_bound", "upper_bound"]
 Method = Literal["first_order", "reapplied", "ascent", "exchange", "second_order", "random", "none"]
-StopReason = Literal["single_step", "converged", "budget", "zero_gradient", "non_finite"]
+StopReason = Literal["single_step", "converged", "budget", "zero_gradient", "non_finite", "deadline"]
 SkipReason = Literal["no_gradient_path", "integer", "running_statistic", "not_a_weight"]
 Severity = Literal["info", "warning", "critical"]
 
@@ -261,7 +263,7 @@ class BitFlips(Output):
     non_finite_flips: int
     results: tuple[FlipDamage, ...]
     random: RandomFlips | None
-    stop_reason: Literal["budget", "converged", "non_finite", "zero_gradient"]
+    stop_reason: Literal["budget", "converged", "non_finite", "zero_gradient", "deadline"]
     passes: Passes
 
 
@@ -287,23 +289,6 @@ class Finding(Output):
     normalised_loss_change: float | None = None
 
 
-class RankingEntry(Output):
-    """A scope's place in a ranking."""
-
-    scope: str
-    finding: str
-    loss_change: float | None
-
-
-class Ranking(Output):
-    """Scopes of one kind under one set, most vulnerable first; non-finite damage ranks highest."""
-
-    kind: Literal["per_module", "per_tensor", "per_component", "per_depth"]
-    set: dict[str, Any]
-    by: Literal["loss_change"]
-    scopes: tuple[RankingEntry, ...]
-
-
 class Bracket(Output):
     """`hi` was measured to cross the limit; `lo` was not found to. Only `hi` proves something."""
 
@@ -314,7 +299,8 @@ class Bracket(Output):
 class BreakingPoint(Output):
     """The smallest epsilon, or along max_corrupted the smallest n, at which a limit was found to be crossed.
 
-    interval, lo_interval: where the data was sampled, limits of what was observed, and of the damage at `lo`.
+    interval, lo_interval: where the data was sampled, limits of what was observed, and of the damage at `lo`. stop_reason:
+    deadline when the bracket is as far as the search came.
     """
 
     limit: dict[str, Any]
@@ -328,6 +314,7 @@ class BreakingPoint(Output):
     passes: Passes
     interval: Interval | None = None
     lo_interval: Interval | None = None
+    stop_reason: Literal["converged", "deadline"] = "converged"
 
 
 class Flag(Output):
@@ -361,7 +348,10 @@ class Environment(Output):
 
 
 class Figures(Output):
-    """What was measured; the same in the child's Measurement and in the published Report."""
+    """What was measured; the same in the child's Measurement and in the published Report.
+
+    complete: false when the search had to stop at its deadline; unmeasured: what is missing then.
+    """
 
     coverage: Coverage
     clean: Clean
@@ -373,6 +363,8 @@ class Figures(Output):
     flags: tuple[Flag, ...]
     comparability: tuple[Comparison, ...] = ()
     environment: Environment
+    complete: bool = True
+    unmeasured: tuple[Unmeasured, ...] = ()
 
 
 class Measurement(Figures):

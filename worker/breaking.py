@@ -13,7 +13,7 @@ from worker.engine.breaking_point import BreakingPointResult, Probe, count_evalu
 from worker.engine.corruption import CorruptionSet
 from worker.engine.record import Clean
 from worker.engine.scopes import Scope
-from worker.engine.search import Cell, search_cells
+from worker.engine.search import Cell, CellResult, search_cells
 from worker.engine.session import Evaluator
 from worker.engine.tally import Outcome
 from worker.places import find_point_scopes
@@ -41,7 +41,7 @@ def choose_breaking_points(context: AuditContext) -> tuple[BreakingPointRequest,
 def find_breaking_points(
     context: AuditContext, report_progress: Callable[[str, int, int], None]
 ) -> tuple[FoundBreakingPoint, ...]:
-    """Search each breaking point in turn; a ScopeError lists every scope without a match."""
+    """Search each breaking point in turn, those left out at the deadline without evaluations; a ScopeError lists every misfit."""
     asked = choose_breaking_points(context)
     known = find_point_scopes(context.request, context.session.program, context.audited, context.scopes)
     found = []
@@ -66,11 +66,7 @@ def _find_one(context: AuditContext, point: BreakingPointRequest, scope: Scope) 
     def crosses(outcome: Outcome) -> bool:
         return context.clean.compute_damage(what, outcome) >= threshold
 
-    def probe(value: float) -> Probe:
-        chosen = choose_set(point, value)
-        cell = Cell(scope, chosen, (chosen.max_corrupted,))
-        # Where the data is sampled, a corruption that just crosses on what was searched would hardly do so on the rest.
-        [result] = search_cells(evaluator, [cell], gradient, context.pool, settings, crosses if meter is None else None)
+    def read(result: CellResult) -> Probe:
         worst, cost = result.worst[what], (result.forward, result.backward)
         observed = context.clean.compute_damage(what, worst.outcome)
         if meter is None or observed == math.inf:
@@ -79,6 +75,17 @@ def _find_one(context: AuditContext, point: BreakingPointRequest, scope: Scope) 
         if answer is None:
             return Probe(crossed=True, observed=None, forward=result.forward, backward=result.backward)
         return Probe(answer.interval.lower >= threshold, answer.estimate, *cost, answer.interval)
+
+    def probe(value: float) -> Probe | None:
+        chosen = choose_set(point, value)
+        cell = Cell(scope, chosen, (chosen.max_corrupted,))
+        # Where the data is sampled, a corruption that just crosses on what was searched would hardly do so on the rest.
+        results = [*search_cells(evaluator, [cell], gradient, context.pool, settings, crosses if meter is None else None)]
+        if not results:
+            return None
+        found = read(results[0])
+        # A search that was cut off proves a crossing, and says nothing where it has found none.
+        return None if results[0].stop_reason == "deadline" and not found.crossed else found
 
     return find_breaking_point(probe, low, high, whole=whole)
 

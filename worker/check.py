@@ -10,6 +10,7 @@ from pathlib import Path
 from schemas.errors import FaultlineError, WorkerFault
 from schemas.problem import clean_text
 from worker.confine import LAYERS, REQUIRED
+from worker.deadline import Deadline
 from worker.limits import JobLimits
 from worker.messages import FailureMessage, JobMessage, ReadyMessage, StartedMessage
 from worker.process import Child, ChildCrashed
@@ -118,7 +119,7 @@ def attack_once(group: str, settings: WorkerSettings, bait: Bait, scratch: Path)
             for message in child.receive(0.05):
                 if isinstance(message, ReadyMessage):
                     child.send(job, 10)
-                    limits = JobLimits(settings, child)
+                    limits = JobLimits(settings, child, Deadline(None))
                 elif isinstance(message, StartedMessage):
                     layers = observe_layers(child.pid, message.layers)
                 elif isinstance(message, FailureMessage):

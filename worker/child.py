@@ -17,6 +17,7 @@ from schemas.errors import Fault, FaultlineError, LimitError, MemoryLimit, Worke
 from schemas.inspection import InspectionRequest
 from schemas.request import AuditRequest
 from worker.confine import Confinement, Limits, SandboxMode, check_layers, confine, leave_network, tie_to_parent
+from worker.deadline import Deadline, StopSign
 from worker.engine.shortage import is_out_of_memory
 from worker.messages import (
     JobMessage,
@@ -92,6 +93,7 @@ def warm_up_engine(device: str, threads: int) -> Work:
     torch.set_num_interop_threads(1)
 
     def work(job: JobMessage, report_progress: Callable[[str, int, int], None]) -> "Finding":
+        deadline = Deadline.after(job.left_s)
         # A sum split over other threads rounds otherwise: the count is fixed so that reports repeat bit for bit.
         # Only now, because threads that start before Landlock are not bound by it.
         fix_numerics(threads)
@@ -102,7 +104,8 @@ def warm_up_engine(device: str, threads: int) -> Work:
         held_out = None if job.held_out_path is None else Path(job.held_out_path)
         loss = None if job.loss_path is None else Path(job.loss_path)
         request = AuditRequest.model_validate(job.request)
-        given = AuditInput(request, model, data, Path.cwd(), device, threads, held_out, loss)
+        sign = StopSign(deadline.is_past)
+        given = AuditInput(request, model, data, Path.cwd(), device, threads, held_out, loss, sign)
         return (plan_audit if job.kind == "plan" else measure_audit)(given, report_progress)
 
     return work

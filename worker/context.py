@@ -97,7 +97,7 @@ def build_context(job: "AuditInput", opened: Opened) -> AuditContext:
     if not gradient.reached:
         flags = [RaisedFlag("no_gradient", evidence={"tensors": len(audited)}), *flags]
     search = request.search
-    settings = SearchSettings(search.method, search.budget_passes, search.random_trials, search.seed)
+    settings = SearchSettings(search.method, search.budget_passes, search.random_trials, search.seed, job.should_stop)
     return AuditContext(
         job=job,
         session=session,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from schemas.base import Norm, Scale
+from schemas.ranking import Ranking, RankingEntry
 from schemas.report import (
     Finding,
     FirstOrder,
@@ -19,8 +20,6 @@ from schemas.report import (
     RandomLossChange,
     RandomMetric,
     RandomTrials,
-    Ranking,
-    RankingEntry,
     ScopeInfo,
     SetInfo,
     StopReason,

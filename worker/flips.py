@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -18,14 +19,19 @@ from worker.places import find_flipped
 
 
 def measure_bit_flips(context: AuditContext) -> tuple[BitFlips, ...]:
-    """Return a section for each request, in order; a ScopeError lists every pattern without a match."""
+    """Return a section for each request, in order; a ScopeError lists every pattern without a match.
+
+    When the audit has to stop, the sections of the last requests are not there.
+    """
     asked = context.request.bit_flips
     flipped = find_flipped(context.request, context.session.program, context.audited)
-    return tuple(_measure(context, one, names) for one, names in zip(asked, flipped, strict=True))
+    begun = (pair for pair in zip(asked, flipped, strict=True) if not context.job.should_stop())
+    return tuple(_measure(context, one, names) for one, names in begun)
 
 
 def _measure(context: AuditContext, asked: BitFlipRequest, names: tuple[str, ...]) -> BitFlips:
-    settings = FlipSettings(kinds=frozenset(asked.kinds)) if asked.kinds else FlipSettings()
+    settings = FlipSettings(should_stop=context.job.should_stop)
+    settings = replace(settings, kinds=frozenset(asked.kinds)) if asked.kinds else settings
     grids, evaluator, clean = context.session.program.storage, Evaluator(context.session, names), context.clean
     gradient = context.gradient.flatten(names)
     if context.gradient.is_zero(names):

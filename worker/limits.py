@@ -5,6 +5,7 @@ import time
 from typing import NoReturn
 
 from schemas.errors import DeadlineMissed, Fault, MemoryLimit, TimeLimit
+from worker.deadline import Deadline
 from worker.messages import refuse_output
 from worker.process import Child, ChildCrashed
 from worker.settings import WorkerSettings
@@ -17,11 +18,11 @@ MEMORY_ADVICE = "audit a smaller model, fewer scopes or fewer examples, or ask t
 class JobLimits:
     """Watches one audit process from its start."""
 
-    def __init__(self, settings: WorkerSettings, child: Child, left_s: float | None = None) -> None:
+    def __init__(self, settings: WorkerSettings, child: Child, deadline: Deadline) -> None:
         self._settings = settings
         self._child = child
         self._deadline = time.monotonic() + settings.job_timeout_s
-        self._own_deadline = None if left_s is None else time.monotonic() + left_s + settings.deadline_grace_s
+        self._own_deadline = deadline
         self._next_look = 0.0
         self._memory_kills = count_memory_kills()
 
@@ -35,7 +36,7 @@ class JobLimits:
         now = time.monotonic()
         if now >= self._deadline:
             self._raise_time_limit()
-        if self._own_deadline is not None and now >= self._own_deadline:
+        if self._own_deadline.is_past(self._settings.deadline_grace_s):
             self._raise_deadline_missed()
         if now < self._next_look:
             return

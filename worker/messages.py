@@ -29,7 +29,7 @@ class _Message(BaseModel):
 class JobMessage(_Message):
     """The supervisor's one line: what to do, with which files, and within which limits.
 
-    request: of the kind's own class. Each field `..._path` names a file to read.
+    request: of the kind's own class. Each field `..._path` names a file to read. left_s: until the search has to stop.
     """
 
     kind: JobKind = "audit"
@@ -40,6 +40,7 @@ class JobMessage(_Message):
     loss_path: str | None = None
     memory_bytes: int
     file_bytes: int
+    left_s: float | None = None
 
     def list_inputs(self) -> tuple[Path, ...]:
         """Return every file that the job may read."""

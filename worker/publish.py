@@ -25,10 +25,14 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True)
 class Published:
-    """A stored report, and the outcome of the policy that came with the request, if one did."""
+    """A stored report, and the outcome of the policy that came with the request, if one did.
+
+    complete: whether the report answers equal requests too.
+    """
 
     report_sha256: str
     verdict: str | None
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def publish(origin: Origin, found: Finding, scratch: Path, artifacts: ArtifactSt
         digests = {finding: artifacts.put_file(origin.owner, path) for finding, path in files.items()}
         report = assemble_report(request, digest, found, size, digests)
         sha256 = artifacts.put_bytes(origin.owner, _encode(report))
-        return Published(sha256, _judge(request, report, sha256))
+        return Published(sha256, _judge(request, report, sha256), report.complete)
     document: BaseModel
     if isinstance(found, PlannedAudit) and isinstance(request, AuditRequest):
         document = assemble_plan(request, digest, found, size)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from storage.leases import Claim, Leases
 from telemetry.spans import note_span, span
 from worker.account import find_account, keep_account
 from worker.confine import check_layers
+from worker.deadline import Deadline
 from worker.drain import Drain
 from worker.fetching.fetch import Fetcher
 from worker.gathering import Gathered, gather
@@ -119,11 +121,8 @@ def _bring_to_an_end(claim: Claim, heartbeat: Heartbeat, resources: Resources) -
         raise  # not the job's fault: its lease runs out, and somebody tries again when things may be better
     except FaultlineError as error:
         return _fail("failed", error, claim, resources)
-    finish = resources.leases.finish
-    done = _persist(
-        lambda: finish(claim.id, claim.attempt, "succeeded", report_sha256=published.report_sha256, verdict=published.verdict),
-        resources.drain,
-    )
+    ended = partial(resources.leases.finish, claim.id, claim.attempt, "succeeded", complete=published.complete)
+    done = _persist(lambda: ended(report_sha256=published.report_sha256, verdict=published.verdict), resources.drain)
     return "succeeded" if done else "lost"
 
 
@@ -168,7 +167,7 @@ def _repeat(write: Callable[[], bool], drain: Drain) -> bool:
 
 def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Published:
     """Run the claimed job in the warm child and publish what it found."""
-    request, began = _read_request(claim), time.monotonic()
+    request, deadline = _read_request(claim), Deadline.after(claim.left_s)
     with span("fetch"):
         gathered = _gather(claim, request, heartbeat, resources)
         known = _find_known(claim, gathered, resources)
@@ -177,11 +176,11 @@ def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Publishe
             known = _find_known(claim, gathered, resources)
     if known is not None:
         return known
-    claim = _shorten(claim, time.monotonic() - began)
     job, origin = _order(claim, gathered, resources.settings)
     child = _take_child(heartbeat, resources)
     try:
-        limits = JobLimits(resources.settings, child, claim.left_s)
+        limits = JobLimits(resources.settings, child, deadline)
+        job = job.model_copy(update={"left_s": deadline.left_s})
         with span("audit"):
             found, layers = _converse(child, job, heartbeat, resources, limits)
         child.kill()
@@ -201,11 +200,6 @@ def _audit(claim: Claim, heartbeat: Heartbeat, resources: Resources) -> Publishe
 def _find_known(claim: Claim, gathered: Gathered, resources: Resources) -> Published | None:
     report_sha256 = gathered.report_sha256
     return None if report_sha256 is None else find_published(claim.owner, gathered.request, report_sha256, resources.artifacts)
-
-
-def _shorten(claim: Claim, seconds: float) -> Claim:
-    """Return the claim with what is left to its deadline after its files were fetched."""
-    return claim if claim.left_s is None else replace(claim, left_s=max(0.0, claim.left_s - seconds))
 
 
 def _read_request(claim: Claim) -> JobRequest:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ from worker.sampling import SampleMeter
 
 @dataclass
 class Sweep:
-    """Findings and the flags they raised, by the finding's place in the report, and counterexample files by finding.
+    """All cells, findings and the flags they raised, by their place in the report, and counterexample files by finding.
 
     sampled, held_out, normalised, bounder: what measures each finding on sampled data, beyond the data, by the normalised loss
     and from above.
@@ -42,6 +43,7 @@ class Sweep:
     flags: dict[int, list[RaisedFlag]] = field(default_factory=dict)
     counterexamples: dict[str, str] = field(default_factory=dict)
     worst: dict[tuple[str, CorruptionSet], tuple[float, str]] = field(default_factory=dict)
+    cells: dict[int, Cell] = field(default_factory=dict)
 
     def list_findings(self) -> tuple[Finding, ...]:
         """Return the findings in the report's order."""
@@ -50,6 +52,10 @@ class Sweep:
     def list_flags(self) -> tuple[RaisedFlag, ...]:
         """Return the flags in the order of the findings."""
         return tuple(flag for place in sorted(self.flags) for flag in self.flags[place])
+
+    def list_missing(self) -> tuple[Cell, ...]:
+        """Return the cells without a finding, in the report's order."""
+        return tuple(self.cells[place] for place in sorted(self.cells.keys() - self.findings.keys()))
 
 
 def choose_sets(request: AuditRequest, points: Sequence[FoundBreakingPoint]) -> list[CorruptionSet]:
@@ -83,9 +89,12 @@ def sweep_scopes(
     places = list(itertools.accumulate((len(cells) for cells in plans), initial=1))
     bounder = LossBounder(context.session) if context.request.theory.upper_bounds else None
     sweep = Sweep(SampleMeter(context), HeldOutMeter(context), NormalisedMeter(context), bounder)
+    sweep.cells |= dict(enumerate(itertools.chain(*plans), start=1))
     # Parts first: what is found in a part counts in every scope that holds it.
     report_progress("search", 0, places[-1] - 1)
     for index in sorted(range(len(plans)), key=lambda index: len(context.scopes[index].tensors)):
+        if context.job.should_stop():
+            break
         _sweep_scope(context, plans[index], places[index], sweep, scratch)
         report_progress("search", len(sweep.findings), places[-1] - 1)
     return sweep
@@ -109,12 +118,13 @@ def _sweep_scope(context: AuditContext, cells: Sequence[Cell], place: int, sweep
         identity = f"f-{number:04d}"
         norm = evaluator.layout.compute_norm(chosen.norm)
         finding = build_finding(identity, result, context.clean, norm, len(context.session.dataset), settings.seed)
-        sections = {
-            "scope": finding.scope.model_copy(update=place_info),
-            "held_out": sweep.held_out.measure(evaluator.layout, result),
-            "normalised_loss_change": sweep.normalised.measure(evaluator, result),
-            **bounds.describe(chosen),
-        }
+        sections: dict[str, Any] = {"scope": finding.scope.model_copy(update=place_info)}
+        if not settings.should_stop():
+            sections["held_out"] = sweep.held_out.measure(evaluator.layout, result)
+            sections["normalised_loss_change"] = sweep.normalised.measure(evaluator, result)
+            sections |= bounds.describe(chosen)
+        elif context.population is not None and sweep.findings:
+            break  # to measure it on all of the data takes too long
         finding = sweep.sampled.measure(evaluator.layout, result, finding.model_copy(update=sections))
         sweep.findings[number] = finding
         raised = find_cell_flags(result, context.clean, identity, evaluator.layout)

@@ -39,7 +39,7 @@ def write_measurement(
         findings=sweep.list_findings(),
         comparability=list_comparisons(sweep.list_findings(), context.request.objective.loss),
         ranking=build_rankings(sweep.list_findings()),
-        breaking_points=tuple(_build_breaking_point(point) for point in points),
+        breaking_points=tuple(_build_breaking_point(point) for point in points if point.result.evaluations),
         bit_flips=flips,
         theory=_build_theory(context),
         flags=tuple(build_flag(flag) for flag in flags),
@@ -91,6 +91,7 @@ def _build_breaking_point(point: FoundBreakingPoint) -> report.BreakingPoint:
         passes=report.Passes(forward=result.forward, backward=result.backward),
         interval=None if result.interval is None else show_interval(result.interval),
         lo_interval=None if result.lo_interval is None else show_interval(result.lo_interval),
+        stop_reason="deadline" if result.cut_off else "converged",
     )
 
 

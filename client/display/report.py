@@ -11,7 +11,8 @@ from client.display.figures import NOTHING, one_line, show_change, show_count, s
 from client.display.sections import build_grid, print_section
 from client.display.tables import build_ranking_table, build_sets_table
 from gate.wording import name_ball, name_limit, name_point, show_place
-from schemas.report import BreakingPoint, Finding, Flag, Ranking, Report
+from schemas.ranking import Ranking
+from schemas.report import BreakingPoint, Finding, Flag, Report
 
 MAX_RANKINGS = 4
 MAX_ROWS = 12

@@ -201,6 +201,8 @@ REPORT: Document = {
     "findings": [_FINDING],
     "ranking": [],
     "comparability": [],
+    "complete": True,
+    "unmeasured": [],
     "breaking_points": [],
     "bit_flips": [],
     "theory": None,

@@ -13,7 +13,7 @@ from tests.project.tree import ROOT, YARDSTICK, list_files, list_package_files, 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 ENGINE_BUDGETS = {
-    "worker/engine": 3790,
+    "worker/engine": 3820,
     "worker/engine/data": 1700,
     "worker/engine/losses": 180,
     "worker/engine/models": 950,

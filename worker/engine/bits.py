@@ -41,7 +41,7 @@ class FlipResult:
 class FlipSearch:
     """results: one per count asked for, rising. bits: how many flips there are; non_finite: how many of them make NaN or Inf.
 
-    stop_reason: budget (all flips spent), converged (stop_when held, or no flip is left) or non_finite.
+    stop_reason: budget (all flips spent), converged (stop_when held, or no flip is left), non_finite or deadline.
     """
 
     results: tuple[FlipResult, ...]
@@ -52,11 +52,15 @@ class FlipSearch:
 
 @dataclass(frozen=True)
 class FlipSettings:
-    """candidates: flips measured per step. kinds: which bits may flip. non_finite: whether a flip may make NaN or Inf."""
+    """candidates: flips measured per step. kinds: which bits may flip. non_finite: whether a flip may make NaN or Inf.
+
+    should_stop: asked before every step and every random trial.
+    """
 
     candidates: int = 8
     kinds: frozenset[str] = frozenset({"sign", "exponent", "mantissa", "value"})
     non_finite: bool = False
+    should_stop: Callable[[], bool] = lambda: False
 
 
 def rank_flips(
@@ -204,6 +208,8 @@ def search_bit_flips(
     results: list[FlipResult] = []
     reason = None
     for count in range(1, max(counts) + 1):
+        if reason is None and settings.should_stop():
+            reason = "deadline"
         if reason is None:
             slopes = slopes if count == 1 else search.differentiate()
             reason = search.step(slopes)
@@ -247,6 +253,8 @@ def draw_random_flips(
     found: list[FoundFlips] = []
     passed_over = 0
     for trial in range(trials):
+        if settings.should_stop():
+            break
         stored, flips = {**clean}, []
         for name, index, bit in _draw(clean, count, settings.kinds, np.random.default_rng([seed, trial])):
             entry, flip = stored[name].flip(name, index, bit)

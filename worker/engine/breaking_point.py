@@ -1,7 +1,7 @@
 """Breaking point: the smallest epsilon, or n, at which a limit was found to be crossed; method section 6."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from worker.engine.statistics.interval import Interval
@@ -28,7 +28,8 @@ class Probe:
 class BreakingPointResult:
     """hi was measured to cross the limit (a proof); at lo the search did not find a crossing (no proof).
 
-    interval, lo_interval: limits of the damage observed, and of the damage at lo, where they were sampled.
+    interval, lo_interval: limits of the damage observed, and of the damage at lo, where they were sampled. cut_off: the search
+    had to stop, and the bracket is as far as it came.
     """
 
     lo: float | None
@@ -39,6 +40,7 @@ class BreakingPointResult:
     backward: int
     interval: Interval | None = None
     lo_interval: Interval | None = None
+    cut_off: bool = False
 
 
 def count_evaluations(low: float, high: float, *, whole: bool = False) -> int:
@@ -52,11 +54,13 @@ def count_evaluations(low: float, high: float, *, whole: bool = False) -> int:
     return min(2 + halvings + 2 * whole, MAX_EVALUATIONS)
 
 
-def find_breaking_point(probe: Callable[[float], Probe], low: float, high: float, *, whole: bool = False) -> BreakingPointResult:
+def find_breaking_point(
+    probe: Callable[[float], Probe | None], low: float, high: float, *, whole: bool = False
+) -> BreakingPointResult:
     """Bisect [low, high] on a logarithmic scale; with `whole` over whole numbers only, until they are neighbours.
 
     Kind: hi is an upper end proved by measurement; lo proves nothing. Not crossed at `high`: hi is None and
-    lo is `high`. Crossed at `low`: lo is None.
+    lo is `high`. Crossed at `low`: lo is None. A probe that had to stop before it found a crossing is None and ends the search.
 
     Returns:
         The bracket; `observed` is the damage at hi, or at `high` when not crossed.
@@ -68,28 +72,42 @@ def find_breaking_point(probe: Callable[[float], Probe], low: float, high: float
     >>> (found.lo, found.hi)
     (6, 7)
     """
-    probes = {high: probe(high)}
-    if probes[high].crossed:
-        probes[low] = probe(low)
-    lo, hi = (low, high) if probes[high].crossed and not probes[low].crossed else (None, None)
-    while lo is not None and hi is not None and hi / lo > CLOSE and len(probes) < MAX_EVALUATIONS:
-        middle = math.sqrt(lo * hi)
-        if whole:
-            middle = min(max(round(middle), lo + 1), hi - 1)
-        if middle in probes:
+    probes: dict[float, Probe] = {}
+    lo: float | None = None
+    hi: float | None = None
+    value: float | None = high
+    cut_off = False
+    while value is not None and len(probes) < MAX_EVALUATIONS:
+        found = probe(value)
+        if found is None:
+            cut_off = True
             break
-        probes[middle] = probe(middle)
-        lo, hi = (lo, middle) if probes[middle].crossed else (middle, hi)
-    if lo is None:
-        lo, hi = (None, low) if probes[high].crossed else (high, None)
-    shown = probes[high if hi is None else hi]
+        probes[value] = found
+        lo, hi = (lo, value) if found.crossed else (value, hi)
+        value = _choose_next(probes, lo, hi, low, whole=whole)
+    shown = probes.get(high if hi is None else hi)
     return BreakingPointResult(
         lo=lo,
         hi=hi,
-        observed=shown.observed,
-        interval=shown.interval,
+        observed=None if shown is None else shown.observed,
+        interval=None if shown is None else shown.interval,
         lo_interval=None if lo is None else probes[lo].interval,
         evaluations=len(probes),
         forward=sum(entry.forward for entry in probes.values()),
         backward=sum(entry.backward for entry in probes.values()),
+        cut_off=cut_off,
     )
+
+
+def _choose_next(probes: Mapping[float, Probe], lo: float | None, hi: float | None, low: float, *, whole: bool) -> float | None:
+    """Return what to try after `high`: the other end, then the middle of the bracket; None when nothing is left to try."""
+    if hi is None:
+        return None
+    if lo is None:
+        return None if low in probes else low
+    if hi / lo <= CLOSE:
+        return None
+    middle = math.sqrt(lo * hi)
+    if whole:
+        middle = min(max(round(middle), lo + 1), hi - 1)
+    return None if middle in probes else middle

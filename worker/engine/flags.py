@@ -27,6 +27,7 @@ FLAGS: dict[str, tuple[str, str]] = {
         "critical",
         "two runs on equal inputs differ; export the model in evaluation mode without random operators",
     ),
+    "deadline": ("critical", "the search stopped at the deadline; ask for a later one, or for less"),
     "batch_dependent": (
         "warning",
         "what the model says of an example depends on those beside it; figures hold for this micro-batch only",

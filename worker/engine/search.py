@@ -26,12 +26,16 @@ StopTest = Callable[[Outcome], bool]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """method: a key of STRATEGIES; budget_passes: forward and backward passes per cell."""
+    """method: a key of STRATEGIES; budget_passes: forward and backward passes per cell.
+
+    should_stop: asked before every pass; once it says yes, cells end with what they have measured, and further ones not begun.
+    """
 
     method: str = "auto"
     budget_passes: int = 64
     random_trials: int = 20
     seed: int = 0
+    should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -154,13 +158,16 @@ def search_cells(
     gradient: [k], the gradient over all data at w; all zeros where it counts as zero, and then the search
     starts from the worst random corruption. As many cells as memory allows run side by side, so that they share clean passes;
     what is found in one counts in all that allow it, and these come with it or later.
+    A cell that had to stop before its first measurement has no result.
     Kind: every measured figure is a lower_bound. Source: method sections 2 and 3.
     """
     order = sorted(cells, key=lambda cell: _measure_size(cell.corruption_set))
     size = max(1, CORRUPTED_BYTES // (16 * evaluator.layout.size))
     for start in range(0, len(order), size):
-        runs = [_prepare(evaluator, cell, gradient, pool, settings, size) for cell in order[start : start + size]]
-        _run_side_by_side(evaluator, [run for run in runs if run.stop_reason is None], stop_when)
+        begun = (cell for cell in order[start : start + size] if not settings.should_stop())
+        prepared = [_prepare(evaluator, cell, gradient, pool, settings, size) for cell in begun]
+        _run_side_by_side(evaluator, [run for run in prepared if run.stop_reason is None], stop_when, settings.should_stop)
+        runs = [run for run in prepared if run.record.first_order is not None]
         for run in runs:
             for candidate in run.worst_random.values():
                 run.record.offer(candidate)
@@ -189,6 +196,8 @@ def _measure_random(
     outcomes: list[Outcome] = []
     record = Record(clean)
     for start in range(0, settings.random_trials, size):
+        if settings.should_stop():
+            break
         trials = range(start, min(start + size, settings.random_trials))
         drawn = [region.draw(derive_seed(settings.seed, cell.scope.name, trial)) for trial in trials]
         for corruption, outcome in zip(drawn, evaluator.measure(drawn), strict=True):
@@ -256,9 +265,15 @@ def _make_second_order(
     return solve
 
 
-def _run_side_by_side(evaluator: Evaluator, runs: Sequence[Run], stop_when: StopTest | None) -> None:
+def _run_side_by_side(
+    evaluator: Evaluator, runs: Sequence[Run], stop_when: StopTest | None, should_stop: Callable[[], bool]
+) -> None:
     """Run the strategies in step, so that all share the clean part of each pass."""
     while active := [run for run in runs if run.stop_reason is None and run.move is not None]:
+        if should_stop():
+            for run in active:
+                run.stop_reason = "deadline"
+            return
         wanted = [run.gradient_of for run in active]
         for kind in ("loss", "margin", None):
             chosen = [run for run, of in zip(active, wanted, strict=True) if of == kind]

@@ -15,6 +15,7 @@ from schemas.version import ENGINE_VERSION
 from storage.artifacts import FileArtifactStore
 from storage.doorbell import Doorbell
 from storage.leases import Leases
+from storage.placement import Placement
 from storage.records import JobRecord
 from tests.project.tree import ROOT
 from tests.storage.desk import OWNER, Desk, open_desk
@@ -55,7 +56,8 @@ class Bench:
 
     def post_request(self, request: AuditRequest) -> str:
         digest = compute_request_digest(request, ENGINE_VERSION)
-        accepted = self.desk.run(self.desk.queue.accept(request, OWNER, digest, None, compute_sha256(canonical_bytes(request))))
+        body, placed = compute_sha256(canonical_bytes(request)), Placement(deadline_s=request.deadline_s)
+        accepted = self.desk.run(self.desk.queue.accept(request, OWNER, digest, None, body, placement=placed))
         return accepted.record.id
 
     def run(self, job_id: str) -> Outcome:
