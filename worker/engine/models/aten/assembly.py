@@ -20,7 +20,7 @@ class Sketch:
     """What an importer has read of a graph.
 
     prelude: drafts that run before all others. containers: the names of lists, tuples and dictionaries. training: the operators
-    in training mode. integers: further names that hold integer tensors.
+    in training mode. integers: further names that hold integer tensors. rounds: for Program.rounds.
     """
 
     state: State
@@ -31,6 +31,7 @@ class Sketch:
     containers: set[str] = field(default_factory=set)
     training: list[str] = field(default_factory=list)
     integers: set[str] = field(default_factory=set)
+    rounds: bool = False
 
 
 def assemble(sketch: Sketch, model_format: str, producer: str, *, saved_in_training: bool = False) -> Program:
@@ -67,6 +68,8 @@ def assemble(sketch: Sketch, model_format: str, producer: str, *, saved_in_train
         skipped=tuple(state.skipped),
         training=bool(sketch.training),
         saved_in_training=saved_in_training,
+        rounds=sketch.rounds,
+        grids=state.grids,
     )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from schemas.errors import DataMismatch, Fault
 
-ERRORS = (RuntimeError, TypeError, ValueError, IndexError, ArithmeticError)
+ERRORS = (RuntimeError, TypeError, ValueError, IndexError, ArithmeticError, AssertionError)
 HALVES = "a file in half precision takes its inputs in it (data.convert with dtype float16 or bfloat16)"
 
 

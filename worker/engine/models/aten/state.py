@@ -9,7 +9,7 @@ from torch import Tensor
 
 from schemas.errors import Fault, ModelRefused
 from worker.engine.models.aten.allowlist import split_names
-from worker.engine.models.program import SkippedTensor
+from worker.engine.models.program import Grid, SkippedTensor
 
 WEIGHT_ARGUMENTS = split_names("""
 weight bias w_ih w_hh b_ih b_hh params flat_weights mat1 mat2 batch2 in_proj_weight in_proj_bias proj_weight proj_bias
@@ -36,6 +36,7 @@ class State:
     constants: dict[str, Any] = field(default_factory=dict)
     modules: dict[str, str] = field(default_factory=dict)
     skipped: list[SkippedTensor] = field(default_factory=list)
+    grids: dict[str, Grid] = field(default_factory=dict)
     has_parameters: bool = False
     _names: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
@@ -52,6 +53,12 @@ class State:
             return
         self.constants[name] = tensor
         self._skip(name, tensor, "running_statistic" if name.rpartition(".")[2] in STATISTICS_ARGUMENTS else "not_a_weight")
+
+    def add_grid(self, name: str, grid: Grid) -> None:
+        """Store integers as the weight that they are in real units."""
+        self.grids[name], self.weights[name] = grid, grid.decode(grid.codes)
+        self.modules[name] = name.rpartition(".")[0]
+        self.has_parameters = True
 
     def add_constant(self, name: str, argument: str, tensor: Tensor) -> str:
         """Store a constant of the graph, which some operator takes as `argument`; return the name it goes by."""

@@ -16,6 +16,7 @@ from worker.engine.models.aten.operators import Given, Read
 from worker.engine.models.aten.state import State
 from worker.engine.models.aten.training import is_training_call
 from worker.engine.models.pt2.document import Argument, Branch, Foreign, Graph, Node, Several
+from worker.engine.models.pt2.quantised import OPERATORS, check_arguments
 from worker.engine.models.pt2.symbols import CHECKS, SIZE_FUNCTIONS, TENSOR_QUESTIONS, VALUE_QUESTIONS, WITHOUT_EFFECT
 
 ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
@@ -69,6 +70,7 @@ class Importer:
         self.unsupported: Counter[str] = Counter()
         self.training: list[str] = []
         self.containers: set[str] = set()
+        self.rounds = False
         self._follower = follower
         self._counts: Counter[str] = Counter()
 
@@ -106,7 +108,9 @@ class Importer:
         if found is not None and found[1] in WITHOUT_EFFECT:
             return
         function = find_function(node.target)
-        if found is not None and function is None:
+        if node.target in OPERATORS:
+            self._draft_quantised(node, frame)
+        elif found is not None and function is None:
             self._draft_operator(node, found[1], found[2].removesuffix("default"), frame)
         elif function is not None:
             kind = f"aten::{found[1]}" if found is not None else node.target.replace(".", "::")
@@ -118,6 +122,14 @@ class Importer:
             self._draft_higher_order(node, frame)
         else:
             self._reject(node, frame)
+
+    def _draft_quantised(self, node: Node, frame: Frame) -> None:
+        names, read = check_arguments(node), self._read_all(node, frame)
+        if read[0] in self.state.grids:  # stored integers that are weights: their values stand for what reads them back
+            frame.scope.update(dict.fromkeys(node.names, Read(read[0])))
+            return
+        self.rounds = True
+        self._emit(node, node.target.replace(".", "::"), operators.ByName(OPERATORS[node.target], names), read, frame)
 
     # Higher-order operators ----------------------------------------------------------------------------------------
 

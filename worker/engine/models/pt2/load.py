@@ -18,6 +18,7 @@ from worker.engine.models.program import InputSpec, Program
 from worker.engine.models.pt2.archive import open_archive
 from worker.engine.models.pt2.document import Declared
 from worker.engine.models.pt2.importer import ATEN, Frame, Importer, Scope
+from worker.engine.models.pt2.quantised import find_grids
 from worker.engine.models.pt2.signature import Document, check_names, read_document
 from worker.engine.models.pt2.trees import find_paths
 from worker.engine.models.pt2.weights import Payloads, load_all
@@ -103,6 +104,7 @@ def import_contents(contents: Contents) -> Program:
         raise ModelRefused(describe_state_change(list(document.changes)))
     sketch = Sketch(state, inputs, drafts, outputs)
     sketch.prelude, sketch.containers, sketch.training = follower.drafts, importer.containers, importer.training
+    sketch.rounds = importer.rounds
     sketch.integers = {f"%{name}" for name, tensor in document.graph.tensors.items() if tensor.dtype in INTEGERS}
     sketch.integers |= {spec.name for spec in inputs if spec.dtype in INTEGERS}
     program = assemble(sketch, "pt2", f"pytorch {document.version}")
@@ -116,13 +118,16 @@ def sort_tensors(contents: Contents) -> tuple[Scope, State]:
     document = contents.document
     scope: Scope = {}
     state = State()
-    uses = _find_uses(document)
+    uses, grids = _find_uses(document), find_grids(document, contents.tensors)
     # Parameters first: whether there are any decides what a lifted constant is.
-    for formal in sorted(document.formals, key=lambda formal: formal.kind != "parameter"):
+    for formal in sorted(document.formals, key=lambda formal: formal.kind != "parameter" and formal.name not in grids):
         if not isinstance(formal.argument, Read):
             continue
         graph_name = formal.argument.name
-        if formal.kind in {"parameter", "buffer"}:
+        if formal.name in grids:
+            state.add_grid(formal.name, grids[formal.name])
+            scope[graph_name] = Read(formal.name)
+        elif formal.kind in {"parameter", "buffer"}:
             tensor = contents.tensors[formal.name]
             state.add_attribute(formal.name, tensor, is_parameter=formal.kind == "parameter")
             scope[graph_name] = Read(state.find_name(tensor) or formal.name)

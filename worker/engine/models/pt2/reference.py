@@ -17,6 +17,7 @@ from worker.engine.models.pt2.document import Argument, Branch, Declared, Graph,
 from worker.engine.models.pt2.guards import find_broken_guards
 from worker.engine.models.pt2.importer import ATEN, HIGHER_ORDER, find_entries, find_function
 from worker.engine.models.pt2.load import Contents, import_contents, read_contents
+from worker.engine.models.pt2.quantised import OPERATORS, run_operator
 from worker.engine.models.pt2.symbols import WITHOUT_EFFECT
 
 Values = dict[str, Any]
@@ -127,6 +128,8 @@ def run_node(node: Node, values: Values, checker: Checker) -> Any:
         return None
     if node.target.startswith(HIGHER_ORDER):
         return _run_higher_order(node, values, checker)
+    if node.target in OPERATORS:
+        return run_operator(node.target, {name: find_value(argument, values) for name, argument in node.inputs})
     function = find_function(node.target)
     if function is not None or found is None:
         return function(*(find_value(argument, values) for _, argument in node.inputs)) if function else None

@@ -144,7 +144,7 @@ def describe_quantised(sign: Fault) -> Fault:
         where=sign.where,
         expected="dense float or integer tensors",
         got=sign.got or sign.what,
-        advice="audit the model before quantisation, or export the quantised one to ONNX in QDQ form",
+        advice="audit the model before quantisation, or export the quantised one by PT2E to .pt2, or to ONNX in QDQ form",
     )
 
 

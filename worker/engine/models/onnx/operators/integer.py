@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from worker.engine.models.onnx.operators.convolution import conv, read_convolution
-from worker.engine.models.onnx.operators.quantisation import Limits, centre, find_limits, lay_out, round_codes
+from worker.engine.models.onnx.operators.quantisation import centre, find_limits, lay_out
 from worker.engine.models.onnx.registry import Codes, Family, Node
 from worker.engine.models.program import Likeness
+from worker.engine.models.rounding import Limits, round_codes
 
 operator = Family("quantised products")
 

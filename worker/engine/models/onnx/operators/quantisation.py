@@ -1,7 +1,7 @@
 """Numbers on a grid: rounded to stored integers, and read back from them.
 
 Rounded values are floats here that hold integers: a gradient then passes through a model whose activations are integers in
-the runtime. It is that of the clamp alone (straight through the rounding).
+the runtime (rounding.py).
 """
 
 import torch
@@ -10,12 +10,12 @@ from torch import Tensor
 from worker.engine.models.onnx.registry import Codes, Family, Node, Operator, UncoveredError
 from worker.engine.models.onnx.tensors import NarrowType
 from worker.engine.models.program import Grid, Likeness
+from worker.engine.models.rounding import Limits, round_codes, round_plainly
 
 operator = Family("quantisation")
 
 SAME = Likeness("identity", (0,))
 
-Limits = tuple[int, int]
 Axes = int | tuple[int, ...]
 SNAP = 2.0**-22
 """Relative; what two roundings in float32 can do to a code: read back, it is the integer again."""
@@ -76,24 +76,6 @@ def centre(codes: Tensor, zero_point: Tensor | None, dtype: torch.dtype, axis: i
     return (codes.long() - zero_point.long()).to(dtype)
 
 
-def round_codes(steps: Tensor, offset: Tensor | None, limits: Limits) -> Tensor:
-    """Return numbers in steps as codes: halves go to the even neighbour, what lies outside the type to its ends.
-
-    The gradient is that of the clamp alone.
-    """
-    code = _round(steps, offset, limits)
-    if not torch.is_grad_enabled():
-        return code
-    smooth = (steps if offset is None else steps + offset).clamp(*limits)
-    # Exactly zero beside the code, so the code is not rounded again.
-    return code + (smooth - smooth.detach())
-
-
-def _round(steps: Tensor, offset: Tensor | None, limits: Limits) -> Tensor:
-    rounded = steps.detach().round()
-    return (rounded if offset is None else rounded + offset).clamp(*limits)
-
-
 def encode(x: Tensor, scale: Tensor, zero_point: Tensor | None, limits: Limits | None = None) -> Tensor:
     """Return the codes of real numbers on a grid that is laid out for them; the type is the zero point's, else uint8."""
     computed = zero_point is None or zero_point.dtype in {torch.float32, torch.float64}  # a zero point that is a code itself
@@ -144,7 +126,7 @@ def quantise_dynamically(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     zero_point = (-low / scale).round().clamp(0, 255)
     steps = x / scale
     # The grid reaches the largest number: what the clamp takes off there is rounding.
-    return _round(steps, zero_point, (0, 255)) + (steps - steps.detach()), scale, zero_point
+    return round_plainly(steps, zero_point, (0, 255)) + (steps - steps.detach()), scale, zero_point
 
 
 def read_weight(real: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
