@@ -4,9 +4,8 @@
 
 Writes a feed-forward network of equal square layers, its weights spread over five external files, and audits it in a fresh
 process on the CPU: 64 examples, parity against ONNX Runtime first, then every layer by first order at one epsilon, without
-random trials; with --whole the scope of all weights too, which holds its gradient and its corruption as one vector each and does
-not meet the bar. Prints the process's peak resident memory (`ru_maxrss`: pages of mapped files count) and processor time. Exit
-code 1 above the limit. The model is deleted afterwards.
+random trials; with --whole the scope of all weights too. Prints the process's peak resident memory (`ru_maxrss`: pages of
+mapped files count) and processor time. Exit code 1 above the limit. The model is deleted afterwards.
 """
 
 import argparse
