@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from client.api import Client, check_ended_well
+from client.api import Client
 from client.embedded import run_service
+from client.handle import check_ended_well
 
 BAR_S = 0.3
 ARTIFACTS = Path(__file__).resolve().parent.parent / "examples/artifacts"

@@ -1,10 +1,8 @@
 """Client: Faultline's HTTP API as typed calls, for scripts and for the `faultline` command.
 
 with Client("http://127.0.0.1:8321") as client:
-    model, data = client.upload(Path("model.onnx")), client.upload(Path("digits.npz"))
-    job = client.submit({"model": {"uri": model}, "data": {"uri": data}})
-    job = check_ended_well(client.wait(job, timeout_s=600))
-    report = client.fetch_report(job.id).report
+    audit = client.audit(Path("model.onnx"), Path("digits.npz"), policy=Path("policy.yaml"))
+    report, verdict = audit.report(), audit.verdict()
 """
 
 import hashlib
@@ -21,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from client.errors import AuditFailed, BadAnswer, GaveUp
 from client.files import hash_file
+from client.handle import AuditHandle, read_policy
 from client.transport import Body, Transport, read_refusal
 from client.uploading import RESUMABLE_BYTES, OnProgress, send_file
 from schemas.about import About
@@ -31,7 +30,6 @@ from schemas.job import TERMINAL_STATES, Job
 from schemas.keys import KeyInfo, KeyPage, KeyRotation, MadeKey, NewKey
 from schemas.plan import Plan, PlanAnswer, UnsupportedPlan
 from schemas.policy import Policy
-from schemas.problem import Problem
 from schemas.report import Report
 from schemas.request import AuditRequest
 from schemas.validation import check_document
@@ -139,6 +137,41 @@ class Client:
         checked = request if isinstance(request, AuditRequest) else check_document(AuditRequest, dict(request))
         headers = {**JSON, "idempotency-key": idempotency_key or uuid4().hex}
         return self._ask(Job, "POST", "/v1/audits", headers=headers, body=canonical_bytes(checked))
+
+    def audit(
+        self,
+        model: Path | str,
+        data: Path | str,
+        *,
+        policy: Policy | Mapping[str, Any] | Path | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> AuditHandle:
+        """Upload what the server does not hold, post the audit, and return a handle of it at once.
+
+        Args:
+            model: a file, or a reference that the server reads itself.
+            data: the same of the examples.
+            policy: what to judge the report by.
+            idempotency_key: under which the audit is one, however often this is called; else it is one for each call.
+            fields: the rest of the request, as in its contract: sets, scopes, search, ... What `data` and `model` hold
+                beside the file is given as `data_options` and `model_options`.
+
+        Returns:
+            The handle.
+
+        """
+        named = {"model": model, "data": data}
+        request = {part: {**fields.pop(f"{part}_options", {}), "uri": self._refer(where)} for part, where in named.items()}
+        judged = {} if policy is None else {"policy": read_policy(policy).model_dump(mode="json")}
+        return AuditHandle(self, self.submit({**request, **judged, **fields}, idempotency_key))
+
+    def find_audit(self, audit_id: str) -> AuditHandle:
+        """Return a handle of an audit that was posted before."""
+        return AuditHandle(self, self.fetch_job(audit_id))
+
+    def _refer(self, where: Path | str) -> str:
+        return self.upload(where) if isinstance(where, Path) else where
 
     def fetch_job(self, job_id: str, after: Job | None = None, wait_s: int = 0) -> Job:
         """Return the audit's job; with `after` and `wait_s`, as soon as it is no longer that revision or the wait is over."""
@@ -279,21 +312,6 @@ class Client:
         if response.status_code >= 400:
             raise read_refusal(response)
         return response
-
-
-def check_ended_well(job: Job) -> Job:
-    """Return the job if it succeeded.
-
-    Raises:
-        AuditFailed: with the job's own problem.
-
-    """
-    if job.state == "succeeded":
-        return job
-    problem = job.problem or Problem(
-        type="about:blank", title=f"The audit is {job.state}", status=409, code=job.state, detail=f"audit {job.id}", errors=()
-    )
-    raise AuditFailed(problem, job)
 
 
 def _audit(job_id: str) -> str:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from client.api import Client, FetchedReport, check_ended_well
+from client.api import Client, FetchedReport
 from client.display.figures import show_size
 from client.display.progress import ProgressView
 from client.errors import BadUsage
 from client.files import LoadedReport
+from client.handle import check_ended_well
 from client.options import PreparedAudit
 from schemas.errors import Fault
 from schemas.job import Job

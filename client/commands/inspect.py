@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from client.commands.requesting import take_wait
+from client.commands.requesting import DATA_FORMAT, INPUTS, take_wait
 from client.commands.shared import read_where, take_json, take_server
 from client.connection import connect
 from client.display.consoles import build_messages, build_output, write_json
@@ -26,8 +26,8 @@ The model is opened by a worker, in a confined process; the exit code is 2 when 
 @click.option(
     "--data", metavar="FILE|FOLDER", help="Examples to compare our outputs with the runtime's on; else some are made up."
 )
-@click.option("--input", "inputs", multiple=True, metavar="INPUT=ARRAY", help="Array, columns (a,b,c) or glob for a model input.")
-@click.option("--data-format", metavar="NAME", help="Format of the data, where its content does not show it.")
+@INPUTS
+@DATA_FORMAT
 @click.option("--fresh", is_flag=True, help="Look again although an equal inspection is kept.")
 @take_wait
 @take_json

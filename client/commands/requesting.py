@@ -9,6 +9,10 @@ from client.commands.shared import READABLE
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
+INPUTS = click.option(
+    "--input", "inputs", multiple=True, metavar="INPUT=ARRAY", help="Array, columns (a,b,c) or glob for a model input."
+)
+DATA_FORMAT = click.option("--data-format", metavar="NAME", help="Format of the data, where its content does not show it.")
 OPTIONS = (
     click.argument("model", required=False),
     click.option("--data", metavar="FILE|FOLDER", help="Labelled examples; docs/data.md lists the formats."),
@@ -34,11 +38,9 @@ OPTIONS = (
         metavar="POINT",
         help='Such as "metric=accuracy,drop=0.05,range=0.001/10".',
     ),
-    click.option(
-        "--input", "inputs", multiple=True, metavar="INPUT=ARRAY", help="Array, columns (a,b,c) or glob for a model input."
-    ),
+    INPUTS,
     click.option("--target", metavar="ARRAY", help="Array of the data file with the labels."),
-    click.option("--data-format", metavar="NAME", help="Format of the data, where its content does not show it."),
+    DATA_FORMAT,
     click.option("--classes", metavar="A,B,...", help="Names of the classes in the model's order, where labels are words."),
     click.option(
         "--loss", metavar="NAME", help="cross_entropy, nll, mse, bce_with_logits, label_free, kl_to_clean or model_output."

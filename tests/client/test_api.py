@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from client.api import Client, check_ended_well
+from client.api import Client
 from client.errors import AuditFailed, GaveUp, Refused, Unreachable
+from client.handle import check_ended_well
 from schemas.base import compute_sha256
 from schemas.errors import InvalidRequest
 from schemas.job import Job
