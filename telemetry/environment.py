@@ -41,6 +41,7 @@ KNOWN: Final = frozenset(
         "LOG_AUDIT_OUTPUT",
         "LOG_FORMAT",
         "LOG_LEVEL",
+        "MAX_LIVE_JOBS",
         "MAX_REQUEST_BYTES",
         "MAX_RUNNING",
         "MAX_UPLOAD_BYTES",
