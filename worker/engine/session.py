@@ -31,7 +31,8 @@ SESSION_EXAMPLES = 64
 SESSION_SHARE = 0.25
 """Examples, and the share of all, that batches of one size must hold for ONNX Runtime to measure them: its sessions take time."""
 BARE_EXAMPLES = 512
-"""As many for a session without constants: it serves one scope, and has nothing to pack."""
+"""As many for a session without constants: it serves one scope, and has nothing to pack. Below that ONNX Runtime is asked again
+where something is not finite (`bare`)."""
 
 Batch = tuple[dict[str, Tensor], Tensor]
 Result = TypeVar("Result")
@@ -126,7 +127,9 @@ class Evaluator:
         """Keep no clean activations: memory ran out."""
         self._kept, self._room = {}, 0
 
-    def measure(self, corruptions: Sequence[Corruption], objective: Objective | None = None) -> list[Outcome]:
+    def measure(
+        self, corruptions: Sequence[Corruption], objective: Objective | None = None, bare: int = BARE_EXAMPLES
+    ) -> list[Outcome]:
         """Apply each corruption [k] and return what it does on all of the data, by this objective. One forward pass each."""
         judge, layout, program = objective or self.session.objective, self.layout, self.session.program
         whole = layout.size_bytes <= CORRUPTED_BYTES or bool(program.nodes) or not self.session.clean.can_split
@@ -135,7 +138,7 @@ class Evaluator:
         def measure() -> list[Outcome]:
             tallies = [Tally(judge) for _ in corrupted]
             for batch, boundary in self._batches():
-                pays = self.session.pays_sessions(batch[1], SESSION_EXAMPLES if boundary.has_constants else BARE_EXAMPLES)
+                pays = self.session.pays_sessions(batch[1], SESSION_EXAMPLES if boundary.has_constants else bare)
                 run = self._split.measure_corrupted if pays else self._split.run_corrupted
                 # What is shared was made outside: tensors of this mode may take no part in a gradient.
                 with torch.inference_mode():
@@ -143,7 +146,11 @@ class Evaluator:
                         tally.add(self.session.objective.select_output(run(boundary, parameters)), batch[1])
             return find_outcomes(tallies)
 
-        return self.session.run(measure)
+        outcomes = self.session.run(measure)
+        if program.nodes and bare > SESSION_EXAMPLES:
+            pairs = zip(outcomes, corruptions, strict=True)
+            outcomes = [self.measure([a], judge, SESSION_EXAMPLES)[0] if found.non_finite else found for found, a in pairs]
+        return outcomes
 
     def measure_with_gradient(self, corruptions: Sequence[Corruption], of: str = "loss") -> list[tuple[Outcome, Tensor]]:
         """Return the outcome and the gradient [k] of the mean loss at each w + a. One forward and one backward pass each.

@@ -1,6 +1,7 @@
 """Evaluator, split programs and tallies against plain full evaluations."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,15 @@ def test_measuring_leaves_the_clean_weights_bit_for_bit() -> None:
     evaluator.measure_with_gradient([torch.full((evaluator.layout.size,), 0.1, dtype=torch.float64)])
     assert all(torch.equal(before[name], session.program.weights[name]) for name in before)
     assert not any(weight.requires_grad for weight in session.program.weights.values())
+
+
+def test_one_sum_with_signs_gives_the_size_of_single_gradients() -> None:
+    for micro_batch in (1, 3, 16):
+        session = build_session(build_mlp((4, 8, 3), seed=3), 16, 3, micro_batch=micro_batch)
+        names = tuple(session.program.weights)
+        singles = [compute_gradient(replace(session, dataset=session.dataset.take([row])), names).vector for row in (0, 4, 8, 12)]
+        mean = sum(float(single.double().square().sum()) for single in singles) / 4
+        assert mean / 4 < sum(compute_gradient(session, names).example_squares.values()) < 4 * mean
 
 
 def test_gradient_equals_finite_differences_in_float64() -> None:

@@ -86,6 +86,17 @@ def test_scopes_share_one_clean_run() -> None:
     assert calls == {"linear0": 3, "active0": 3, "linear1": 3 + 6, "active1": 3 + 6, "linear2": 3 + 18}
 
 
+def test_a_clean_part_without_weights_costs_no_clean_pass() -> None:
+    steps = [
+        make_step("flat", lambda x: x.view(len(x), -1), ("x",), "flat"),
+        make_step("mul", torch.mul, ("flat", "a.w"), "h"),
+        make_step("mul", torch.mul, ("h", "b.w"), "y"),
+    ]
+    program, calls = count_calls(build_program({"a.w": torch.ones(3) * 2, "b.w": torch.ones(3)}, steps, ("y",)))
+    Evaluator(build_session(program, examples=40, micro_batch=20, classes=3), ["a.w", "b.w"]).measure([torch.zeros(6)] * 3)
+    assert calls == {"flat": 2, "h": 6, "y": 6}
+
+
 def test_values_made_of_weights_alone_are_computed_once_per_input_shape() -> None:
     steps = [
         make_step("square", torch.square, ("a.w",), "squared"),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from tests.worker.engine.models.onnx.graphs import initializer, node, save
 from worker.engine.data.dataset import Dataset
 from worker.engine.models import suffix
 from worker.engine.models.onnx import load_onnx, run_reference
-from worker.engine.models.onnx.suffix import is_portable
+from worker.engine.models.onnx.suffix import Suffix, build_suffix, is_portable
 from worker.engine.objective import Objective
 from worker.engine.session import SESSION_EXAMPLES, Evaluator, Session
 
@@ -183,6 +184,28 @@ def test_small_data_and_odd_batches_stay_in_the_interpreter(tmp_path: Path) -> N
     assert sizes == [True] * 4 + [False]
     few = _open(_write_transformer(tmp_path), examples=SESSION_EXAMPLES - 1, micro_batch=16)
     assert not any(few.pays_sessions(target) for _, target in few.batches())
+
+
+def test_sessions_without_constants_need_more_examples_but_judge_what_is_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _open(_write_transformer(tmp_path))
+    evaluator, built = Evaluator(session, tuple(session.program.weights)), list[Suffix | None]()
+
+    def build(*given: Any) -> Suffix | None:
+        built.append(build_suffix(*given))
+        return built[-1]
+
+    monkeypatch.setattr(suffix, "build_suffix", build)
+    corruption = 0.1 * torch.randn(evaluator.layout.size, generator=torch.Generator().manual_seed(0))
+    [few], interpreted = evaluator.measure([corruption]), len(built)
+    [many] = evaluator.measure([corruption], bare=SESSION_EXAMPLES)
+    assert interpreted == 0 < len(built)
+    assert few.loss == pytest.approx(many.loss, rel=1e-5)
+    built.clear()
+    fresh = Evaluator(_open(_write_transformer(tmp_path)), tuple(session.program.weights))
+    assert fresh.measure([torch.full_like(corruption, 1e38)])[0].non_finite
+    assert built
 
 
 def test_programs_that_are_cast_or_not_the_files_own_are_not_cut(tmp_path: Path) -> None:
