@@ -53,8 +53,10 @@ class Answer:
             Transient: when it ends early.
         """
         announced, size = self.length, 0
+        # `read` takes a chunk of size -1, which a server may well send, for all that comes until the connection ends.
+        read = self.response.read1 if self.response.chunked else self.response.read
         try:
-            while chunk := self.response.read(CHUNK_BYTES):
+            while chunk := read(CHUNK_BYTES):
                 size += len(chunk)
                 yield chunk
         except (http.client.HTTPException, ValueError) as error:

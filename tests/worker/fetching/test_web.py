@@ -3,6 +3,7 @@
 import gzip
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
@@ -178,6 +179,25 @@ def test_an_answer_that_is_cut_off_is_no_file(page: Page, make: Callable[..., Fe
     site.pages["/model.onnx"] = page
     with pytest.raises(FetchFailed, match="in 2 attempts"):
         fetch(make(), site.url())
+    assert list_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [b"-1", b"-5", b"-10000", b"+0x5", b" 1_0", b"ffffffffffffffffffffffff"])
+def test_a_chunk_of_an_odd_size_fills_no_memory(size: bytes, make: Callable[..., Fetcher], site: Site, tmp_path: Path) -> None:
+    """The library reads a chunk of size -1 to the end of the connection, at once."""
+
+    def write(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(size + b"\r\n")
+        for _ in range(256):
+            handler.wfile.write(bytes(2**20))
+
+    site.pages["/model.onnx"] = Page(headers={"transfer-encoding": "chunked"}, write=write)
+    tracemalloc.start()
+    with pytest.raises(FetchError):
+        fetch(make(fetch_max_bytes=2**24), site.url())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
     assert list_files(tmp_path) == []
 
 
