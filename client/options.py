@@ -61,6 +61,9 @@ class AuditOptions(NamedTuple):
     precision: str | None = None
     labels: tuple[str, ...] = ()
     fresh: bool = False
+    device: str | None = None
+    priority: int | None = None
+    deadline_s: float | None = None
 
 
 class PreparedAudit(NamedTuple):
@@ -289,6 +292,8 @@ def _add_precision(draft: _Draft, options: AuditOptions) -> None:
 def _add_rest(draft: _Draft, options: AuditOptions) -> None:
     if options.fresh:
         draft.document["fresh"] = True
+    asked = {"device": options.device, "priority": options.priority, "deadline_s": options.deadline_s}
+    draft.document.update({name: value for name, value in asked.items() if value is not None})
     before = draft.document.get("labels")
     if options.labels and (before is None or isinstance(before, dict)):
         draft.document["labels"] = {**(before or {}), **dict(_split_pair(text, "--label") for text in options.labels)}

@@ -38,6 +38,18 @@ def read_wait(prefer: str | None, cap_s: int) -> int | None:
     return min(int(found[1]), cap_s) if found else None
 
 
+def wants_async(prefer: str | None) -> bool:
+    """Tell whether RFC 7240's `respond-async` is asked for.
+
+    Returns:
+        True when it is among the preferences.
+
+    >>> wants_async("wait=5, respond-async"), wants_async("wait=5"), wants_async(None)
+    (True, False, False)
+    """
+    return any(one.partition(";")[0].strip().lower() == "respond-async" for one in (prefer or "").split(","))
+
+
 def accepts(accept: str | None, media_type: str) -> bool:
     """Tell whether an Accept header takes `media_type`; the most specific range decides.
 

@@ -65,6 +65,15 @@ OPTIONS = (
         help="Measure until limits are within this relative error, such as 0.05, or clear of the policy's thresholds.",
     ),
     click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label of the job, such as git_sha=1f3c."),
+    click.option("--device", metavar="NAME", help="cpu or cuda: on which class of device; else the service's own."),
+    click.option("--priority", type=int, metavar="N", help="0, served first, to 9; else 5."),
+    click.option(
+        "--deadline",
+        "deadline_s",
+        type=float,
+        metavar="SECONDS",
+        help="From acceptance; then the best answer so far is the report.",
+    ),
     click.option("--fresh", is_flag=True, help="Measure again although an equal audit has a report."),
 )
 

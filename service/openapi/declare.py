@@ -11,6 +11,7 @@ from service.openapi.components import refer_to
 Responses = dict[int | str, dict[str, Any]]
 JSON = "application/json"
 OCTETS = "application/octet-stream"
+EVENTS = "text/event-stream"
 
 HEADERS: dict[str, str] = {
     "ETag": "Strong entity tag: the revision of a job, the sha-256 of a file or report.",

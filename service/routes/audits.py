@@ -1,5 +1,6 @@
 """Audits: submit, look, wait, list, cancel, and read what they found."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import Header, Path, Query, Request, Response
@@ -21,7 +22,7 @@ from schemas.report import Report
 from schemas.request import AuditRequest
 from schemas.verdict import Verdict
 from service.answers import answer_accepted, answer_job, answer_model
-from service.conditional import read_wait
+from service.conditional import read_wait, wants_async
 from service.downloads import answer_file
 from service.identity import Owner
 from service.judgement import judge_audit, settle_verdict
@@ -59,18 +60,31 @@ SAME = answers_nothing(304, "The caller holds this revision.", "ETag", "Preferen
     status_code=202,
     openapi_extra=takes(AuditRequest, examples.AUDIT_REQUEST),
     responses=answers(
-        202, "The job; it may be an earlier one, or ended already.", Job, examples.QUEUED_JOB, "Location", "Retry-After"
+        202,
+        "The job; it may be an earlier one, or ended already.",
+        Job,
+        examples.QUEUED_JOB,
+        "Location",
+        "Retry-After",
+        "Preference-Applied",
     )
     | refuses(BadBody, InvalidRequest, IdempotencyMismatch, QuotaExceeded, TooLarge, UnsupportedMedia),
 )
-async def post_audit(request: Request, owner: Owner, held: Held, _key: Key = None) -> Response:
+async def post_audit(request: Request, owner: Owner, held: Held, _key: Key = None, prefer: Prefer = None) -> Response:
     """Submit an audit. An equal request that was finished before is answered with its report unless `fresh` is true."""
     audit, key = await read_submission(request, held.settings.max_request_bytes, "audit")
     accepted = await submit(held, owner, audit, key, "audit")
-    job = build_job(await settle_verdict(held.queue, held.artifacts, accepted.record))
-    response = answer_accepted(job)
-    if accepted.created and job.state == "queued":
-        response.background = BackgroundTask(ring, held.doorbell, job.id, accepted.record.device)
+    record, wait_s = accepted.record, read_wait(prefer, held.settings.max_wait_s)
+    rings = accepted.created and record.state == "queued"
+    if wait_s:
+        if rings:
+            await asyncio.to_thread(ring, held.doorbell, record.id, record.device)
+        record = await wait_for_job(held.queue, record, None, wait_s, watch_caller(request, held.draining))
+    response = answer_accepted(build_job(await settle_verdict(held.queue, held.artifacts, record)))
+    if wait_s is not None or wants_async(prefer):
+        response.headers["preference-applied"] = "respond-async" if wait_s is None else f"wait={wait_s}"
+    if rings and not wait_s:
+        response.background = BackgroundTask(ring, held.doorbell, record.id, record.device)
     return response
 
 

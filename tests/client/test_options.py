@@ -112,7 +112,11 @@ def test_every_other_option_lands_in_its_field() -> None:
         seed=5,
         labels=("git_sha=1f=3c",),
         fresh=True,
+        device="cuda",
+        priority=0,
+        deadline_s=90.0,
     )
+    assert (request.device, request.priority, request.deadline_s) == ("cuda", 0, 90.0)
     assert (request.data.inputs, request.data.target) == ({"x": "images", "mask": "m"}, "y")
     assert (request.objective.output_kind, request.objective.metrics) == ("probabilities", ("top_5", "accuracy"))
     assert (request.search.method, request.search.budget_passes) == ("first_order", 7)

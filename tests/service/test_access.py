@@ -57,6 +57,7 @@ GET  /v1/audits/{audit_id}         401 401 401 401 401 401  200 403 200 200  404
 DELETE /v1/audits/{audit_id}       401 401 401 401 401 401  403 409 409 409  404 404
 GET  /v1/audits/{audit_id}/report  401 401 401 401 401 401  200 403 200 200  404 404
 GET  /v1/audits/{audit_id}/verdict 401 401 401 401 401 401  200 403 200 200  404 404
+GET  /v1/audits/{audit_id}/events  401 401 401 401 401 401  200 403 200 200  404 404
 GET  /v1/audits/{audit_id}/deliveries 401 401 401 401 401 401  200 403 200 200  404 404
 GET  /v1/webhook-secret            401 401 401 401 401 401  403 403 403 404  404 404
 POST /v1/audits:plan               401 401 401 401 401 401  403 202 202 202  422 422

@@ -37,6 +37,7 @@ METHODS = {
     "/v1/audits": "GET, HEAD, OPTIONS, POST",
     "/v1/audits/x": "DELETE, GET, HEAD, OPTIONS",
     "/v1/audits/x/report": "GET, HEAD, OPTIONS",
+    "/v1/audits/x/events": "GET, HEAD, OPTIONS",
     "/v1/audits/x/verdict": "GET, HEAD, OPTIONS",
     "/v1/audits/x/deliveries": "GET, HEAD, OPTIONS",
     "/v1/webhook-secret": "GET, HEAD, OPTIONS",
