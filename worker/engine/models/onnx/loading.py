@@ -6,7 +6,7 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto
 
-from schemas.errors import Fault, UnsupportedOperator
+from schemas.errors import Fault, ModelUnreadable, UnsupportedOperator
 from worker.engine.models.onnx.archive import TensorReader, read_model
 from worker.engine.models.onnx.blocks import set_block
 from worker.engine.models.onnx.exporter import read_exporter
@@ -15,7 +15,14 @@ from worker.engine.models.onnx.files import find_files
 from worker.engine.models.onnx.graph import Graph, read_graph
 from worker.engine.models.onnx.modules import find_modules
 from worker.engine.models.onnx.passes import drop_aliases, drop_unread, fold_integers, list_numbers, mark_dynamic
-from worker.engine.models.onnx.quantised import cast_outputs, cut_mixed_codes, rounds_activations, set_limits, take_grids
+from worker.engine.models.onnx.quantised import (
+    Quantised,
+    cast_outputs,
+    cut_mixed_codes,
+    rounds_activations,
+    set_limits,
+    take_grids,
+)
 from worker.engine.models.onnx.standard import is_text, read_opsets
 from worker.engine.models.onnx.uses import Uses
 from worker.engine.models.onnx.weights import find_skipped
@@ -55,8 +62,7 @@ def _measure_reach(program: Program) -> tuple[Fault, ...]:
 def _build_program(model: ModelProto, graph: Graph) -> Program:
     """Return the program of a graph; nodes that have no step leave holes."""
     graph.steps = drop_aliases(graph.steps, graph.operators, graph.outputs)
-    set_block(graph)
-    quantised = take_grids(graph)
+    quantised = _read_layouts(graph)
     set_limits(graph)
     cut_mixed_codes(graph)
     cast_outputs(graph)
@@ -85,6 +91,19 @@ def _build_program(model: ModelProto, graph: Graph) -> Program:
         nodes={step.name: _copy_node(*graph.nodes[step.name]) for step in steps if step.name in graph.nodes},
         grids={name: grid for name, grid in quantised.grids.items() if name in weights},
     )
+
+
+def _read_layouts(graph: Graph) -> Quantised:
+    """Find out how stored weights lie, in blocks of channels or on grids; what does not fit together contradicts itself."""
+    try:
+        set_block(graph)
+        return take_grids(graph)
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        expected, advice = "sizes and types that fit together", "check that ONNX Runtime runs the model"
+        got = str(error).split("\n", maxsplit=1)[0][:200]
+        raise ModelUnreadable(
+            Fault("stored weights do not fit the scales or blocks that they are read with", "/model", expected, got, advice)
+        ) from error
 
 
 def _copy_node(node: NodeProto, opset: int) -> tuple[NodeProto, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from schemas.errors import AuditError, ModelRefused, ModelUnreadable, UnsupportedOperator
 from tests.worker.engine.models.onnx.graphs import constant, initializer, node, save
@@ -263,6 +263,44 @@ def test_external_data_that_does_not_fit_is_unreadable(tmp_path: Path, entries: 
 
     with pytest.raises(ModelUnreadable, match="does not fit"):
         load_onnx(_save_external(tmp_path, "weights.bin", **entries))
+
+
+CODES, LONG = np.zeros((4, 8), np.uint8), 2**40
+
+
+def write_other(kind: str, inputs: str, domain: str = "com.microsoft", **attributes: Any) -> NodeProto:
+    return node(kind, inputs.split(" "), ["y"], domain=domain, **attributes)
+
+
+@pytest.mark.parametrize(
+    ("operator", "stored"),
+    [
+        (write_other("Conv", "x w", "com.microsoft.nchwc"), {"w": np.zeros(16, np.float32)}),
+        (write_other("Conv", "x w", "com.microsoft.nchwc"), {"w": np.zeros((), np.float32)}),
+        (write_other("Conv", "x", "com.microsoft.nchwc"), {}),
+        (write_other("GatherBlockQuantized", "w x s", block_size=2), {"w": CODES, "s": np.zeros((4, 1), np.float32)}),
+        (write_other("GatherBlockQuantized", "w x s", block_size=0), {"w": CODES, "s": np.zeros((4, 0), np.float32)}),
+        (write_other("GatherBlockQuantized", "w x s", quantize_axis=5), {"w": CODES, "s": np.zeros((4, 1), np.float32)}),
+        (write_other("GatherBlockQuantized", "w x s", bits=3), {"w": CODES, "s": np.zeros((4, 1), np.float32)}),
+        (write_other("GatherBlockQuantized", "w x s"), {"w": MATRIX, "s": np.zeros((4, 1), np.float32)}),
+        (write_other("MatMulNBits", "x w s", K=16, N=2, block_size=16), {"w": CODES, "s": np.zeros(7, np.float32)}),
+        (write_other("MatMulNBits", "x w s", K=16, N=2, block_size=0), {"w": CODES, "s": np.zeros(2, np.float32)}),
+        (write_other("MatMulNBits", "x w s", K=16, N=2, block_size=LONG), {"w": CODES, "s": np.zeros(7, np.float32)}),
+        (
+            write_other("DynamicQuantizeLSTM", "x w w      s z s z", hidden_size=1),
+            {"w": np.zeros((1, 1, 4), np.int8), "s": np.zeros((3, 5, 2, 2), np.float32), "z": np.zeros(3, np.int8)},
+        ),
+    ],
+    ids=lambda value: value.op_type if isinstance(value, NodeProto) else "",
+)
+def test_weights_that_do_not_fit_their_scales_or_blocks_are_unreadable(
+    tmp_path: Path, operator: NodeProto, stored: dict[str, np.ndarray]
+) -> None:
+    opsets = {"": 20, "com.microsoft": 1, "com.microsoft.nchwc": 1}
+    path = save(tmp_path, [operator], stored=[initializer(name, value) for name, value in stored.items()], opsets=opsets)
+
+    with pytest.raises((ModelUnreadable, UnsupportedOperator)):
+        load_onnx(path)
 
 
 def test_damaged_files_never_fail_in_another_way(tmp_path: Path) -> None:

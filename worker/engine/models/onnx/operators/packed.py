@@ -57,7 +57,7 @@ def unpack_grid(
     narrow, blocks = NarrowType(bits, signed=False), -(-columns // block)
 
     def spread(values: Tensor) -> Tensor:
-        return values.repeat_interleave(block, 1)[:, :columns]
+        return values.repeat_interleave(min(block, columns), 1)[:, :columns]
 
     codes = _unpack(packed.reshape(rows, -1), narrow)[:, : blocks * block].reshape(rows, -1)[:, :columns]
     middle = torch.full((1, 1), 2.0 ** (bits - 1))
@@ -72,6 +72,9 @@ def unpack_grid(
 
 def _read_table(node: Node) -> dict[str, Any]:
     get = node.attributes.get
+    if get("bits", 4) not in PACKED_BITS:
+        message = "with other than 2, 4 or 8 bits is not supported"
+        raise UncoveredError(message)
     return {
         "axis": get("gather_axis", 0),
         "blocked": get("quantize_axis", 1),
@@ -107,7 +110,7 @@ def unpack_table(
     codes = _unpack_last(stored, NarrowType(bits, signed=False)) if is_packed else stored
 
     def spread(values: Tensor) -> Tensor:
-        return values.repeat_interleave(block, blocked).narrow(blocked, 0, codes.shape[blocked])
+        return values.repeat_interleave(min(block, codes.shape[blocked]), blocked).narrow(blocked, 0, codes.shape[blocked])
 
     if zero_points is None:  # bytes are centred, small integers are what they say
         offsets = codes.new_full([1] * codes.ndim, 0 if narrow is not None else 2 ** (bits - 1))
