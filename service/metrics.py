@@ -52,10 +52,10 @@ def note_refusal(code: str) -> None:
     REFUSALS.labels(code if code in KNOWN_CODES else OTHER).inc()
 
 
-async def write_metrics(queue: JobQueue, doorbell_queue: str) -> bytes:
+async def write_metrics(queue: JobQueue, device: str) -> bytes:
     """Return everything that is counted: by this process or, where they share a folder, by all of the port; and by the store."""
     registry = CollectorRegistry()
-    await _read_store(registry, queue, doorbell_queue)
+    await _read_store(registry, queue, device)
     shared = CollectorRegistry()
     if MULTIPROCESS in os.environ:
         MultiProcessCollector(shared)
@@ -63,13 +63,13 @@ async def write_metrics(queue: JobQueue, doorbell_queue: str) -> bytes:
     return own + generate_latest(registry)
 
 
-async def _read_store(registry: CollectorRegistry, queue: JobQueue, doorbell_queue: str) -> None:
+async def _read_store(registry: CollectorRegistry, queue: JobQueue, device: str) -> None:
     """Add what the store says at this moment; it is the same whichever process asks."""
     build = Gauge("faultline_build_info", "1; the labels say which program this is", ["version", "engine"], registry=registry)
     build.labels(VERSION, ENGINE_VERSION).set(1)
     reached = Gauge("faultline_store_up", "Whether the job store answers", registry=registry)
     try:
-        gauges, workers = await queue.read_gauges(doorbell_queue), await queue.workers()
+        gauges, workers = await queue.read_gauges(device), await queue.workers()
     except Unavailable:
         reached.set(0)
         return
@@ -86,8 +86,12 @@ async def _read_store(registry: CollectorRegistry, queue: JobQueue, doorbell_que
     }
     for name, (about, value) in single.items():
         Gauge(name, about, registry=registry).set(value)
-    bells = Gauge("faultline_doorbells", "Messages in the broker; one may be lost or come twice", ["queue"], registry=registry)
-    bells.labels(doorbell_queue).set(gauges.doorbells)
+    bells = Gauge("faultline_doorbells", "Messages in the broker; one may be lost or come twice", ["device"], registry=registry)
+    bells.labels(device).set(gauges.doorbells)
+    waiting = Gauge(
+        "faultline_jobs_waiting", "Of the pending jobs those that a worker could take now", ["device"], registry=registry
+    )
+    waiting.labels(device).set(gauges.waiting)
     layers = Gauge("faultline_sandbox_layer", "Whether the layer confines every audit", ["layer"], registry=registry)
     for layer in sorted({name for worker in workers for name in worker}):
         layers.labels(layer).set(all(worker.get(layer, False) for worker in workers))

@@ -8,7 +8,6 @@ from schemas.about import Readiness
 from schemas.errors import Fault, FaultlineError, Unavailable
 from service.settings import Settings
 from storage.artifacts import ArtifactStore
-from storage.doorbell import name_queue
 from storage.gauges import StoreGauges
 from storage.queue import JobQueue
 
@@ -29,7 +28,7 @@ async def check_readiness(queue: JobQueue, store: ArtifactStore, settings: Setti
         faults += error.faults
     faults += find_disk_faults(settings)
     try:
-        gauges, workers = await queue.read_gauges(name_queue(settings.device)), await queue.workers()
+        gauges, workers = await queue.read_gauges(settings.device), await queue.workers()
     except Unavailable as error:
         raise Unavailable(*_log([*error.faults, *faults])) from error
     faults = [*find_worker_faults(gauges, len(workers), settings.stuck_after_s), *faults]
@@ -61,10 +60,10 @@ def find_worker_faults(gauges: StoreGauges, workers: int, stuck_after_s: float) 
     if workers == 0:
         advice = "Start a worker with `faultline worker`, or wait until one is up."
         return [Fault("no worker is there to take audits", "workers", "at least 1", str(workers), advice)]
-    if gauges.leases > 0 or gauges.oldest_pending_s <= stuck_after_s:
+    if gauges.leases > 0 or gauges.oldest_waiting_s <= stuck_after_s:
         return []
     advice = "Compare FAULTLINE_DEVICE of API and workers, and look into the workers' logs."
-    got = f"{gauges.pending} that wait, the oldest for {gauges.oldest_pending_s:.0f} s"
+    got = f"{gauges.waiting} that wait, the oldest for {gauges.oldest_waiting_s:.0f} s"
     return [Fault("workers are there and take no audits", "workers", f"none that waits for {stuck_after_s:g} s", got, advice)]
 
 

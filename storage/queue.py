@@ -158,9 +158,9 @@ class JobQueue:
             fields = await self._client.hgetall(f"{KEY_PREFIX}counts")
         return {state: int(fields.get(state.encode(), 0)) for state in STATES}
 
-    async def read_gauges(self, doorbell_queue: str) -> StoreGauges:
-        """Return how full the store is, over all owners, and how many doorbells wait in a queue."""
-        return await read_gauges(self._client, STATES, doorbell_queue)
+    async def read_gauges(self, device: str) -> StoreGauges:
+        """Return how full the store is, over all owners, and what waits for a class of device."""
+        return await read_gauges(self._client, STATES, device)
 
     async def workers(self) -> list[dict[str, bool]]:
         """Return, for each worker that has said lately that it takes jobs, which layers confine its audits."""

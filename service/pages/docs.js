@@ -137,7 +137,7 @@ function show(api) {
       make("span", { class: `method ${one.method}` }, one.method.toUpperCase()), make("span", { class: "name" }, one.path)))));
   }
   document.getElementById("search").addEventListener("input", (event) => filter(event.target.value.trim().toLowerCase()));
-  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView({ behavior: "instant" });
 }
 
 function filter(words) {

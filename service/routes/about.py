@@ -11,7 +11,6 @@ from service.openapi.declare import answers, refuses
 from service.readiness import check_readiness
 from service.resources import Held
 from service.routes.router import make_router
-from storage.doorbell import name_queue
 
 router = make_router("service")
 
@@ -60,7 +59,7 @@ async def get_readiness(held: Held) -> Response:
 @router.get("/metrics", include_in_schema=False)
 async def get_metrics(held: Held) -> Response:
     """Return what is counted, as Prometheus reads it."""
-    return Response(await write_metrics(held.queue, name_queue(held.settings.device)), media_type=MEDIA_TYPE)
+    return Response(await write_metrics(held.queue, held.settings.device), media_type=MEDIA_TYPE)
 
 
 @router.get("/openapi.json", include_in_schema=False)

@@ -132,6 +132,19 @@ def test_readiness_knows_whether_workers_really_take_audits(redis_url: str, stor
         assert http.get("/readyz").json()["oldest_queued_s"] > 1
 
 
+def test_jobs_that_no_worker_here_could_take_are_no_fault_of_the_workers(
+    redis_url: str, store: redis.Redis, tmp_path: Path
+) -> None:
+    Leases(store).announce("w1", 30)
+    settings = Settings(redis_url=redis_url, data_dir=tmp_path, stuck_after_s=1.0, device="cpu", devices=("cpu", "cuda"))
+    with running_app(settings) as url, httpx2.Client(base_url=url) as http:
+        for content in (documents.MODEL, documents.DATA):
+            upload(http, content)
+        assert http.post("/v1/audits", json=documents.build_request(device="cuda")).status_code == 202
+        time.sleep(1.1)
+        assert http.get("/readyz").status_code == 200
+
+
 def test_readiness_knows_when_the_disk_is_nearly_full(redis_url: str, store: redis.Redis, tmp_path: Path) -> None:
     Leases(store).announce("w1", 30)
     with running_app(Settings(redis_url=redis_url, data_dir=tmp_path, min_free_bytes=2**60)) as url:

@@ -18,7 +18,7 @@ from tests.storage.valkey import running_valkey
 from tests.telemetry.scraping import Scrape
 from tests.worker.process.processes import eventually
 
-LABELS = {"method", "route", "status", "waited", "le", "code", "kind", "reused", "state", "queue", "layer", "version", "engine"}
+LABELS = {"method", "route", "status", "waited", "le", "code", "kind", "reused", "state", "device", "layer", "version", "engine"}
 PLATFORM = {"implementation", "major", "minor", "patchlevel"}
 
 
@@ -65,7 +65,7 @@ def test_the_store_is_counted_when_it_is_asked_and_its_absence_is_a_figure(tmp_p
             worker.leases.announce("w", 30, {"seccomp": True, "namespaces": False})
             expired = Leases(client, lease_s=0.001).claim(jobs[1], "w")
             assert expired is not None
-            eventually(lambda: Scrape(url).read("faultline_doorbells", queue="faultline.cpu") == 3)
+            eventually(lambda: Scrape(url).read("faultline_doorbells", device="cpu") == 3)
             full = Scrape(url)
             server.stop()
             empty = Scrape(url)
@@ -74,6 +74,7 @@ def test_the_store_is_counted_when_it_is_asked_and_its_absence_is_a_figure(tmp_p
         "running": 1,
         "succeeded": 1,
     }
+    assert full.read("faultline_jobs_waiting", device="cpu") == 1
     for name in ("faultline_jobs_pending", "faultline_leases", "faultline_leases_expired"):
         assert full.read(name) == 1
     assert 0 < full.read("faultline_jobs_pending_oldest_seconds") < 60
