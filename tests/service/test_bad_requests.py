@@ -13,6 +13,7 @@ from tests.service.conftest import REQUEST_LIMIT
 from tests.service.documents import build_request
 from tests.service.problems import read_problem
 
+ABSENT = {"uri": "artifact:sha256:" + "e" * 64}
 SET = {"norm": 2, "epsilon": [0.1]}
 CONDITION = {"id": "a", "require": {"loss_change_at_most": 1}}
 POLICY = {"name": "p", "conditions": [CONDITION]}
@@ -28,8 +29,11 @@ FIELDS: dict[str, tuple[object, list[str]]] = {
     "no model and no data": ({}, ["/model", "/data"]),
     "null model": (build_request(model=None), ["/model"]),
     "model as text": (build_request(model="artifact:sha256:" + "0" * 64), ["/model"]),
-    "file path as model": (build_request(model={"uri": "file:///etc/passwd"}), ["/data/uri", "/model/uri"]),
-    "address inside as model": (build_request(model={"uri": "https://169.254.169.254/"}), ["/data/uri", "/model/uri"]),
+    "file path as model": (build_request(model={"uri": "file:///etc/passwd"}, data=ABSENT), ["/data/uri", "/model/uri"]),
+    "address inside as model": (
+        build_request(model={"uri": "https://169.254.169.254/"}, data=ABSENT),
+        ["/data/uri", "/model/uri"],
+    ),
     "nowhere as model": (build_request(model={"uri": "model.onnx"}), ["/model/uri"]),
     "upper-case digest": (build_request(model={"uri": "artifact:sha256:" + "A" * 64}), ["/model/uri"]),
     "unknown format": (build_request(model={"uri": documents.MODEL_URI, "format": "keras"}), ["/model/format"]),
