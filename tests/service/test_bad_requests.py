@@ -169,7 +169,7 @@ PATHS: dict[str, tuple[str, int, list[str]]] = {
     "no such route": ("/v1/audit", 404, [""]),
     "trailing slash": ("/v1/audits/", 404, [""]),
     "root": ("/", 404, [""]),
-    "no such page of documentation": ("/docs", 404, [""]),
+    "no such page of documentation": ("/redoc", 404, [""]),
     "limit zero": ("/v1/audits?limit=0", 422, ["query: limit"]),
     "limit too large": ("/v1/audits?limit=101", 422, ["query: limit"]),
     "limit as text": ("/v1/audits?limit=many", 422, ["query: limit"]),
