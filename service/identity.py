@@ -1,6 +1,5 @@
 """Who is calling: the holder of a key, or, where no key is asked for, the one who runs this machine."""
 
-import logging
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,8 +12,6 @@ from service.browsers import check_host, check_origin, is_loopback
 from service.resources import Held, Resources
 from service.settings import Settings
 from storage.keys import Holder
-
-logger = logging.getLogger("faultline.service")
 
 LOCAL_OWNER = "local"
 LONGEST_HEADER = 200

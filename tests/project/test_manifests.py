@@ -89,6 +89,13 @@ def test_every_container_is_confined_and_the_api_stays_on_this_machine() -> None
         assert all(str(port).startswith("127.0.0.1:") for port in ports)
 
 
+def test_the_service_in_a_container_asks_everybody_for_a_key() -> None:
+    environment = read_compose()["services"]["service"]["environment"]
+    assert isinstance(environment, dict)
+    assert environment["FAULTLINE_AUTH"] == "required"
+    assert all("FAULTLINE_AUTH=off" not in word for line in read_dockerfile() for word in line)
+
+
 def test_the_build_context_holds_only_what_is_copied() -> None:
     entries = (ROOT / ".dockerignore").read_text().splitlines()
     kept = {entry.removeprefix("!") for entry in entries if entry.startswith("!")}

@@ -11,9 +11,11 @@ from typing import Any
 
 import httpx2
 
+from service.identity import LOCAL_OWNER
 from service.openapi import examples, previews
 from tests.service import documents
 from tests.service.conftest import Worker
+from tests.service.keyed import Keyring, running_keyed
 
 EXAMPLES, SECONDS = os.environ.get("FUZZ_EXAMPLES", "12"), os.environ.get("FUZZ_SECONDS", "24")
 """What CI has time for; `make fuzz` goes on for longer."""
@@ -26,11 +28,17 @@ CHECKS = (
     "unsupported_method",
     "allow_header_conformance",
     "negative_data_rejection",
+    "ignored_auth",
 )
 
 
 def test_the_api_is_what_its_document_says(
-    url: str, http: httpx2.Client, submit: Callable[..., dict[str, Any]], worker: Worker, tmp_path: Path
+    redis_url: str,
+    data_dir: Path,
+    http: httpx2.Client,
+    submit: Callable[..., dict[str, Any]],
+    worker: Worker,
+    tmp_path: Path,
 ) -> None:
     worker.leases.announce("test", 300)
     job = submit(policy=examples.POLICY)
@@ -38,23 +46,38 @@ def test_the_api_is_what_its_document_says(
     document = http.get("/openapi.json").text
     begun = http.post("/v1/uploads", headers={"Upload-Length": "61234"})
     # The examples then name files and an audit that are there, so that not every call ends in 404.
-    for shown, real in (
+    for example, real in (
         (examples.MODEL_SHA256, documents.MODEL_SHA256),
         (examples.DATA_SHA256, documents.DATA_SHA256),
         (examples.AUDIT_ID, job["id"]),
         (previews.UPLOAD_ID, begun.json()["id"]),
     ):
-        assert shown in document
-        document = document.replace(shown, real)
+        assert example in document
+        document = document.replace(example, real)
     page = tmp_path / "openapi.json"
-    page.write_text(document)
-    command = [sys.executable, "-m", "schemathesis.cli", "run", str(page), "--url", url, "--checks", ",".join(CHECKS)]
+    page.write_text(require_keys(document))
+    # The owner of what was made without a key, so that the key opens it.
+    key = Keyring(redis_url).make("fuzz", "admin", tenant=LOCAL_OWNER)
     bounds = ["--max-examples", EXAMPLES, "--max-time", SECONDS, "--seed", "20260131", "--no-color", "--no-shrink"]
     limit_s = 120 + int(SECONDS)
-    done = subprocess.run([*command, *bounds], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=limit_s)
+    with running_keyed(redis_url, data_dir, requests_per_s=0) as url:
+        command = [sys.executable, "-m", "schemathesis.cli", "run", str(page), "--url", url, "--checks", ",".join(CHECKS)]
+        shown = ["--header", f"Authorization: Bearer {key}"]
+        done = subprocess.run(
+            [*command, *bounds, *shown], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=limit_s
+        )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     operations = sum(map(len, json.loads(document)["paths"].values()))
     assert f"Tested: {operations}" in done.stdout, done.stdout
     covered = re.search(r"API Links:\s+(\d+) covered / (\d+) selected / (\d+) total", done.stdout)
     assert covered is not None, done.stdout
     assert int(covered[1]) >= 4, done.stdout  # calls that go on where others led
+
+
+def require_keys(document: str) -> str:
+    """Return the document of a service that asks everybody for a key; the published one leaves open whether it does."""
+    content = json.loads(document)
+    for operations in content["paths"].values():
+        for operation in operations.values():
+            operation["security"] = [one for one in operation["security"] if one]
+    return json.dumps(content)
