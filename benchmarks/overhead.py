@@ -15,14 +15,17 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx2
+
 from client.api import Client
 from client.embedded import run_service
 from client.handle import check_ended_well
 
 BAR_S = 0.3
 ARTIFACTS = Path(__file__).resolve().parent.parent / "examples/artifacts"
-SETTLE_S = 3.0
-"""After an audit the worker warms the next process; this long nothing else is asked of the machine."""
+SETTLE_S = 1.0
+"""The rest that the machine gets before each audit, once the worker says that its next audit process is warm."""
+METRICS = re.compile(r"metrics are at (http://\S+)")
 ENDED = re.compile(r"job (\w+) attempt 1 succeeded after ([\d.]+) s, of which the engine took ([\d.]+) s")
 
 
@@ -52,17 +55,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(folder: Path, audits: int, settle_s: float) -> list[Sample]:
     """Return one sample for each audit, the first of the deployment left out."""
+    os.environ["FAULTLINE_METRICS_PORT"] = "0"
     with run_service(folder) as server, Client(server) as client:
         request = build_request(client)
         run_once(client, request)
         totals = {}
         for _ in range(audits):
+            wait_until_warm(folder / "logs/worker-1.log")
             time.sleep(settle_s)
             job_id, total_s = run_once(client, request)
             totals[job_id] = total_s
+        wait_until_warm(folder / "logs/worker-1.log")  # by then the last job's line is written
         log = (folder / "logs/worker-1.log").read_text(encoding="utf-8")
     told = {job_id: (float(worker_s), float(engine_s)) for job_id, worker_s, engine_s in ENDED.findall(log)}
     return [Sample(total_s, *told[job_id]) for job_id, total_s in totals.items()]
+
+
+def wait_until_warm(log: Path) -> None:
+    """Return when the worker's metrics say that an audit process is ready."""
+    found = METRICS.search(log.read_text(encoding="utf-8"))
+    while found is not None and "\nfaultline_warm 1.0\n" not in httpx2.get(found[1]).text:
+        time.sleep(0.1)
 
 
 def build_request(client: Client) -> dict[str, Any]:
