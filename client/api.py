@@ -37,6 +37,7 @@ from schemas.verdict import Verdict
 
 JSON = {"content-type": "application/json"}
 KEYS = "/v1/keys"
+SHA256_LETTERS = 64
 POLL_S = 20
 """How long the server is asked to hold a question back until the audit changes."""
 
@@ -204,6 +205,11 @@ class Client:
     def cancel(self, job_id: str) -> Job:
         """Cancel an audit: a queued one at once, a running one soon."""
         return self._ask(Job, "DELETE", _audit(job_id))
+
+    def delete(self, name: str) -> None:
+        """Delete what is kept of an audit that has ended, or the file that has `name` as its sha-256."""
+        is_file = len(name) == SHA256_LETTERS
+        self._call("DELETE", f"/v1/artifacts/{quote(name, safe='')}" if is_file else f"{_audit(name)}/report")
 
     def fetch_report(self, job_id: str) -> FetchedReport:
         """Return the report of a succeeded audit.

@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from client.commands.audit import audit
+from client.commands.delete import delete
 from client.commands.inspect import inspect
 from client.commands.keys import keys
 from client.commands.plan import plan
@@ -40,7 +41,7 @@ def faultline() -> None:
     """Audit trained models for the damage that small changes of their weights can do, and gate deployments on it."""
 
 
-for command in (up, inspect, plan, audit, status, report, verdict, cancel, replay, keys, worker):
+for command in (up, inspect, plan, audit, status, report, verdict, cancel, delete, replay, keys, worker):
     faultline.add_command(command)
 
 

@@ -16,13 +16,13 @@ from service.polls import PollPath
 from service.problems import add_problem_handlers
 from service.representation import Representation
 from service.resources import hold_resources
-from service.routes import about, artifacts, audits, events, keys, pages, plans, uploads, verdicts, webhooks
+from service.routes import about, artifacts, audits, deletion, events, keys, pages, plans, uploads, verdicts, webhooks
 from service.settings import Settings, load_settings
 from service.trail import Recorder
 
 ROUTERS: tuple[APIRouter, ...] = (
-    *(about.router, artifacts.router, audits.router, events.router, keys.router, pages.router, plans.router, uploads.router),
-    *(verdicts.router, webhooks.router),
+    *(about.router, artifacts.router, audits.router, deletion.router, events.router, keys.router, pages.router, plans.router),
+    *(uploads.router, verdicts.router, webhooks.router),
 )
 
 

@@ -23,7 +23,9 @@ async def open_artifact(store: ArtifactStore, owner: str, sha256: str) -> Binary
         NotFound: if the owner has none of that digest.
 
     """
-    file = await asyncio.to_thread(store.open, owner, sha256)
+    # Who asks is about to use it, so it stays for a grace time.
+    size = await asyncio.to_thread(store.touch, owner, sha256)
+    file = await asyncio.to_thread(store.open, owner, sha256) if size is not None else None
     if file is None:
         advice = f"Upload it with PUT /v1/artifacts/{sha256}."
         raise NotFound(Fault("there is no such artifact", "path: sha256", "the digest of an uploaded artifact", sha256, advice))

@@ -16,10 +16,12 @@ from service.limits import RateLimiter
 from service.settings import Settings
 from storage.artifacts import ArtifactStore, FileArtifactStore
 from storage.buckets import TokenBuckets
-from storage.connection import connect_async
+from storage.collection import Collector
+from storage.connection import SERVICE_RETRIES, connect, connect_async
 from storage.doorbell import Doorbell
 from storage.keys import KeyStore
 from storage.queue import JobQueue
+from storage.quota import Quota
 from storage.resumable import ResumableUploads
 from storage.trail import Trail
 from telemetry.exporter import Exporter
@@ -33,6 +35,8 @@ class Resources:
     queue: JobQueue
     artifacts: ArtifactStore
     uploads: ResumableUploads
+    quota: Quota
+    collector: Collector
     doorbell: Doorbell
     keys: KeyStore
     trail: Trail
@@ -45,6 +49,10 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Open the stores; the broker is dialled at the first call, so that a late broker does not stop the start."""
     root = settings.data_dir / "artifacts"
     artifacts = FileArtifactStore(root)
+    uploads = ResumableUploads(root, artifacts)
+    quota = Quota(root, artifacts, uploads, settings.quota_bytes)
+    collecting = connect(settings.redis_url, SERVICE_RETRIES)
+    collector = Collector(collecting, artifacts, uploads)
     redis = connect_async(settings.redis_url)
     queue, keys, trail = JobQueue(redis), KeyStore(redis), Trail(redis, settings.audit_log_entries)
     limiter = RateLimiter(TokenBuckets(redis), settings)
@@ -53,8 +61,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     exporter = None if settings.otlp_endpoint is None else Exporter.open("faultline-service", VERSION, settings.otlp_endpoint)
     try:
         with _watch_for_stop(draining):
-            uploads = ResumableUploads(root, artifacts)
-            yield Resources(settings, queue, artifacts, uploads, doorbell, keys, trail, limiter, draining)
+            yield Resources(settings, queue, artifacts, uploads, quota, collector, doorbell, keys, trail, limiter, draining)
     finally:
         if exporter is not None:
             await asyncio.to_thread(exporter.close)
@@ -62,6 +69,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         await queue.close()
         await keys.close()
         await redis.aclose()
+        collecting.close()
 
 
 @contextmanager

@@ -44,7 +44,7 @@ async def begin_upload(held: Resources, owner: str, length_bytes: int, digest: s
             what = "the file of this digest has another length"
             raise InvalidRequest(Fault(what, "header: Upload-Length", str(size), str(length_bytes), advice))
         return show_upload(Progress("", length_bytes, sha256, length_bytes, sha256))
-    return show_upload(await asyncio.to_thread(held.uploads.create, owner, length_bytes, sha256))
+    return show_upload(await asyncio.to_thread(held.quota.begin, owner, length_bytes, sha256))
 
 
 async def find_upload(held: Resources, owner: str, upload_id: str) -> UploadState:

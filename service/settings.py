@@ -107,6 +107,9 @@ class Settings(WebhookRules, TelemetrySettings):
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4096 * MIB
     """Largest artifact."""
 
+    quota_bytes: Annotated[int, Field(ge=0)] = 0
+    """Most bytes that a tenant may store, unfinished uploads included; 0 is no limit."""
+
     upload_life_s: Annotated[float, Field(ge=1)] = 86400.0
     """An upload that nobody has gone on with for so long is removed; give workers the same."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import replace
 
 from fastapi import Request
@@ -14,6 +15,7 @@ from schemas.policy_files import MAX_POLICY_BYTES, describe_faults, parse_policy
 from schemas.references import ARTIFACT, read_place
 from schemas.request import AuditRequest
 from schemas.version import ENGINE_VERSION
+from service.acceptance import accept_with_files
 from service.bodies import read_document
 from service.metrics import ACCEPTED
 from service.placement import place
@@ -56,7 +58,11 @@ async def submit(held: Resources, owner: str, request: JobRequest, key: str | No
     digest = compute_request_digest(request, ENGINE_VERSION, kind)
     body = canonical_bytes(request) + (b"" if kind == "audit" else kind.encode())
     with span("accept", kind="producer", attributes={"faultline.job.kind": kind}) as one:
-        accepted = await held.queue.accept(request, owner, digest, key, compute_sha256(body), kind, str(one.place), placement)
+
+        def accept() -> Awaitable[Accepted]:
+            return held.queue.accept(request, owner, digest, key, compute_sha256(body), kind, str(one.place), placement)
+
+        accepted = await accept_with_files(held.queue, held.artifacts, request, accept)
         one.attributes["faultline.job.id"] = accepted.record.id
     if accepted.created:
         ACCEPTED.labels(kind, "yes" if accepted.reused else "no").inc()

@@ -4,24 +4,46 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from schemas.artifact import Artifact
-from storage.artifacts import ArtifactStore
+from schemas.errors import QuotaExceeded
+from service.bodies import leave_rest, read_bounded
+from service.resources import Resources
 
 BLOCK_BYTES = 1024 * 1024
 BLOCK_CHUNKS = 1024
 ARTIFACTS = "/v1/artifacts"
 
 
-async def receive_artifact(store: ArtifactStore, owner: str, sha256: str, chunks: AsyncIterator[bytes]) -> tuple[Artifact, bool]:
-    """Store what `chunks` yield as the owner's artifact `sha256`; return it and whether it is new."""
-    existed = await asyncio.to_thread(store.path, owner, sha256) is not None
-    with await asyncio.to_thread(store.begin, owner) as upload:
-        await write_blocks(upload.write, chunks)
-        await run_to_its_end(upload.commit, sha256)
+async def receive_artifact(held: Resources, owner: str, sha256: str, request: Request) -> tuple[Artifact, bool]:
+    """Store the body as the owner's artifact `sha256`; return it and whether it is new."""
+    existed = await asyncio.to_thread(held.artifacts.path, owner, sha256) is not None
+    if not existed:
+        await _check_announced(held, owner, request)
+    with await asyncio.to_thread(held.artifacts.begin, owner) as upload:
+        await write_blocks(upload.write, read_bounded(request, held.settings.max_upload_bytes))
+        # Its bytes are reserved while they get their name, so that two files that fit singly are not both let in.
+        is_counted = held.quota.is_limited and not existed
+        reserved = await asyncio.to_thread(held.quota.begin, owner, upload.size_bytes, sha256) if is_counted else None
+        try:
+            await run_to_its_end(upload.commit, sha256)
+        finally:
+            if reserved is not None:
+                await run_to_its_end(held.uploads.abandon, owner, reserved.id)
         artifact = show_artifact(sha256, upload.size_bytes)
     return artifact, not existed
+
+
+async def _check_announced(held: Resources, owner: str, request: Request) -> None:
+    """Refuse what does not fit before it is sent, where its size is told."""
+    announced = request.headers.get("content-length")
+    try:
+        if announced is not None:
+            await asyncio.to_thread(held.quota.check, owner, int(announced))
+    except QuotaExceeded:
+        await leave_rest(request)
+        raise
 
 
 def show_artifact(sha256: str, size_bytes: int) -> Artifact:

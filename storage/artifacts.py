@@ -3,19 +3,21 @@
 A file is written aside, synced and renamed, so that whatever `path` returns is complete and has the digest of its name.
 """
 
+import contextlib
 import logging
 import os
 import re
 import secrets
 import stat
 import time
+from collections.abc import Iterator
 from hashlib import sha256 as new_sha256
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from schemas.base import compute_sha256
 from schemas.errors import Fault, WorkerFault
-from storage.placing import place_file, touch_file
+from storage.placing import place_file, remove_artifact, touch_artifact
 from storage.uploads import Upload, reaching_disk
 
 logger = logging.getLogger("faultline.storage")
@@ -23,6 +25,8 @@ logger = logging.getLogger("faultline.storage")
 BLOCK_BYTES: Final = 1024 * 1024
 ABANDONED_S: Final = 3600.0
 INCOMING: Final = ".incoming"
+TRASH: Final = ".trash"
+CLOCK: Final = ".clock"
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 PLAIN_OWNER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -58,9 +62,11 @@ class FileArtifactStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._incoming = root / INCOMING
+        self._trash = root / TRASH
         with reaching_disk(root):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._incoming.mkdir(mode=0o700, exist_ok=True)
+            self._trash.mkdir(mode=0o700, exist_ok=True)
         remove_abandoned(self._incoming, time.time() - ABANDONED_S)
 
     def path(self, owner: str, sha256: str) -> Path | None:
@@ -79,7 +85,7 @@ class FileArtifactStore:
         """Note that the artifact is used now; return its size in bytes, None if the owner has none of that digest."""
         path = self.path(owner, sha256)
         with reaching_disk(self._root):
-            return path.stat().st_size if path is not None and touch_file(path) else None
+            return path.stat().st_size if path is not None and touch_artifact(path, self._root) else None
 
     def open(self, owner: str, sha256: str) -> BinaryIO | None:
         """Return the open artifact, None if the owner has none of that digest."""
@@ -129,6 +135,61 @@ class FileArtifactStore:
         with reaching_disk(self._root):
             return place_file(descriptor, path, self._locate(owner, sha256), self._root)
 
+    def read_clock_ns(self) -> int:
+        """Return the time as it would stand in a file that was touched now: the store's own clock, wherever its disk is.
+
+        Raises:
+            Unavailable: when the disk fails.
+
+        """
+        path = self._root / CLOCK
+        with reaching_disk(self._root):
+            path.touch(mode=0o600)
+            return path.stat().st_mtime_ns
+
+    def remove(self, owner: str, sha256: str, before_ns: int) -> bool:
+        """Return whether the artifact is gone: it is removed unless it was used since.
+
+        Raises:
+            Unavailable: when the disk fails.
+
+        """
+        if not SHA256.fullmatch(sha256):
+            return True
+        return self.remove_file(self._locate(owner, sha256), before_ns)
+
+    def remove_file(self, path: Path, before_ns: int) -> bool:
+        """Return whether one of the files that `walk` gave is gone: it is removed unless it was used since.
+
+        Raises:
+            Unavailable: when the disk fails.
+
+        """
+        with reaching_disk(self._root):
+            return remove_artifact(path, self._root, self._trash / secrets.token_hex(16), before_ns)
+
+    def walk(self, owner: str | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield the artifacts of one owner or all, each with its owner's folder's name."""
+        names = [name_folder(owner)] if owner is not None else [name for name in _list_folder(self._root) if name[0] != "."]
+        for name in names:
+            for shelf in _list_folder(self._root / name):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._root / name / shelf) as entries:
+                    yield from ((name, entry) for entry in entries if SHA256.fullmatch(entry.name))
+
+    def sum_sizes(self, owner: str) -> int:
+        """Return the bytes of all of the owner's artifacts."""
+        total = 0
+        for _, entry in self.walk(owner):
+            with contextlib.suppress(FileNotFoundError):
+                total += entry.stat().st_size
+        return total
+
+    def remove_leftovers(self) -> None:
+        """Remove what crashed writers and removers left."""
+        with reaching_disk(self._root):
+            remove_abandoned(self._incoming, time.time() - ABANDONED_S)
+            remove_abandoned(self._trash, time.time() - ABANDONED_S)
+
     def _locate(self, owner: str, sha256: str) -> Path:
         return self._root / name_folder(owner) / sha256[:2] / sha256
 
@@ -137,6 +198,13 @@ def name_folder(owner: str) -> str:
     """Return the name of the owner's folder."""
     # An owner whose name could be no folder's, or another owner's in other letters, gets its name's digest.
     return owner if PLAIN_OWNER.fullmatch(owner) else f"~{new_sha256(owner.encode()).hexdigest()}"
+
+
+def _list_folder(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def remove_abandoned(folder: Path, before: float) -> list[Path]:

@@ -2,6 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Final
+
+from storage.locks import hold_lock
+
+LOCK: Final = ".lock"
+"""Whoever says that a file is used shares it; whoever takes an unused file away holds it alone, and looks again first."""
 
 
 def place_file(descriptor: int, temporary: Path, target: Path, root: Path) -> bool:
@@ -9,7 +15,7 @@ def place_file(descriptor: int, temporary: Path, target: Path, root: Path) -> bo
 
     A file of the same size that has the name already stays, as used just now; `temporary` is removed then.
     """
-    if touch_file(target, os.fstat(descriptor).st_size):
+    if touch_artifact(target, root, os.fstat(descriptor).st_size):
         temporary.unlink(missing_ok=True)
         return False
     # A file of another size under this name was damaged on the disk; ours is whole.
@@ -21,14 +27,28 @@ def place_file(descriptor: int, temporary: Path, target: Path, root: Path) -> bo
     return True
 
 
-def touch_file(path: Path, size_bytes: int | None = None) -> bool:
-    """Note that the file is used now, and tell whether it is there and of that size."""
-    try:
-        if size_bytes is not None and path.stat().st_size != size_bytes:
+def touch_artifact(path: Path, root: Path, size_bytes: int | None = None) -> bool:
+    """Note that the file is used now, and tell whether it is there and of that size: then it stays for a grace time."""
+    with hold_lock(root / LOCK, shared=True):
+        try:
+            if size_bytes is not None and path.stat().st_size != size_bytes:
+                return False
+            os.utime(path)
+        except FileNotFoundError:
             return False
-        os.utime(path)
-    except FileNotFoundError:
-        return False
+        return True
+
+
+def remove_artifact(path: Path, root: Path, aside: Path, before_ns: int) -> bool:
+    """Take the file away unless it was used since, and tell whether it is gone; `aside` is its name for the last moment."""
+    with hold_lock(root / LOCK):
+        try:
+            if path.stat().st_mtime_ns >= before_ns:
+                return False
+            path.replace(aside)
+        except FileNotFoundError:
+            return True
+    aside.unlink(missing_ok=True)  # of a large file this takes its time, and nobody should wait for the lock
     return True
 
 

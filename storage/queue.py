@@ -121,6 +121,15 @@ class JobQueue:
         """
         return _read_outcome(id, await self._run("cancel", id, owner, _make_nonce(), describe_cancelled()))
 
+    async def purge(self, id: str, owner: str) -> None:
+        """Remove the owner's job, if it has ended; what it leaves on the disk is for the collector.
+
+        Raises:
+            Unavailable: when the store is out of reach.
+
+        """
+        await self._run("purge", id, owner, "")
+
     async def set_verdict(self, id: str, owner: str, verdict: Outcome) -> JobRecord | None:
         """Return the job, answered with an earlier report, with its verdict noted; None if the owner has none of this id.
 
@@ -175,7 +184,7 @@ class JobQueue:
             return await self._scripts[name](keys=[KEY_PREFIX], args=arguments)
 
 
-NAMES: Final[tuple[ScriptName, ...]] = ("accept", "look", "cancel", "verdict", "page", "workers")
+NAMES: Final[tuple[ScriptName, ...]] = ("accept", "look", "cancel", "verdict", "page", "purge", "workers")
 
 
 def _make_nonce() -> str:

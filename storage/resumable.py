@@ -5,6 +5,7 @@ Nobody holds a lock while waiting for a client: each block is written under one,
 writer counts on. So of two writers one is refused, and a request that hangs keeps nobody from resuming.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from typing import Final, NamedTuple, Self
 from schemas.errors import Conflict, DigestMismatch, Fault, NotFound
 from storage.artifacts import BLOCK_BYTES, FileArtifactStore, name_folder
 from storage.locks import try_lock
-from storage.placing import make_folders, replace_text, touch_file
+from storage.placing import make_folders, replace_text
 from storage.uploads import describe_mismatch, reaching_disk
 
 UPLOADS: Final = ".uploads"
@@ -90,7 +91,8 @@ class ResumableUploads:
         if note is None:
             return None
         length_bytes, announced, sealed = note
-        touch_file(part.with_suffix(NOTE))  # who asks means to go on
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(part.with_suffix(NOTE))  # who asks means to go on
         if offset is not None:
             return Progress(id, length_bytes, announced, offset)
         if sealed is None or self._artifacts.size(owner, sealed) != length_bytes:
@@ -135,6 +137,22 @@ class ResumableUploads:
             return False
         with reaching_disk(self._root):
             return _remove(self._locate(owner, id))
+
+    def sum_announced(self, owner: str) -> int:
+        """Return the lengths of the owner's unfinished uploads together."""
+        parts = (self._root / UPLOADS / name_folder(owner)).glob("*.part")
+        return sum(note[0] for note in map(_read_note, parts) if note is not None)
+
+    def expire(self, before_s: float) -> int:
+        """Return how many uploads, and notes of finished ones, were removed: those that nobody has asked for since.
+
+        Raises:
+            Unavailable: when the disk fails.
+
+        """
+        with reaching_disk(self._root):
+            stems = {path.with_suffix(".part") for path in (self._root / UPLOADS).glob("*/*")}
+            return sum(_expire(part, before_s) for part in stems)
 
     def _locate(self, owner: str, id: str) -> Path:
         return self._root / UPLOADS / name_folder(owner) / f"{id}.part"
@@ -258,6 +276,19 @@ def _read_note(part: Path) -> tuple[int, str | None, str | None] | None:
     except FileNotFoundError:
         return None
     return note["length_bytes"], note["announced"], note["sealed"]
+
+
+def _expire(part: Path, before_s: float) -> bool:
+    files = [part, part.with_suffix(NOTE), part.with_suffix(".new")]
+    with contextlib.suppress(FileNotFoundError), part.open("rb") as file, try_lock(file.fileno()) as is_held:
+        if not is_held or os.fstat(file.fileno()).st_mtime >= before_s:
+            return False
+    times = [path.stat().st_mtime for path in files if path.exists()]
+    if not times or max(times) >= before_s:
+        return False
+    for path in reversed(files):
+        path.unlink(missing_ok=True)
+    return True
 
 
 def _remove(part: Path) -> bool:

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 KEY_PREFIX: Final = "faultline:"
 JobScript = Literal[
-    "accept", "look", "claim", "beat", "finish", "release", "sweep", "cancel", "verdict", "page", "workers", "files"
+    "accept", "look", "claim", "beat", "finish", "release", "sweep", "cancel", "verdict", "page", "purge", "workers", "files"
 ]
 DeliveryScript = Literal["take_delivery", "settle_delivery"]
 KeyScript = Literal["key_create", "key_check", "key_revoke", "key_page"]

@@ -23,6 +23,7 @@ from worker.check import check_sandbox, find_layers
 from worker.confine import check_layers
 from worker.drain import Drain
 from worker.fetching.fetch import Fetcher
+from worker.janitor import build_janitor
 from worker.lease_sweeper import LeaseSweeper
 from worker.metrics import serve_metrics, watch_worker
 from worker.process import ChildSpec
@@ -97,11 +98,14 @@ def serve(settings: WorkerSettings, spec: ChildSpec) -> None:
     warm.start()
     sweeper.start()
     courier.start()
+    janitor = build_janitor(settings, artifacts, name)
+    janitor.start()
     drain.guard()
     try:
         run_worker(create_app(broker_url, resources), resources)
     finally:
         courier.close()
+        janitor.close()
         sweeper.close()
         warm.close()
         scratch.close()

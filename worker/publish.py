@@ -16,6 +16,7 @@ from schemas.policy import Policy
 from schemas.report import Measurement, Report
 from schemas.request import AuditRequest
 from storage.artifacts import ArtifactStore
+from storage.references import touch_results
 from worker.messages import Finding, refuse_output
 from worker.report import assemble_inspection, assemble_plan, assemble_report, assemble_unsupported
 from worker.watch import check_plain_file
@@ -75,7 +76,7 @@ def publish(origin: Origin, found: Finding, scratch: Path, artifacts: ArtifactSt
 def find_published(owner: str, request: JobRequest, digest: str, artifacts: ArtifactStore) -> Published | None:
     """Return the finished report of an equal audit, judged by this request's policy; None when it is gone."""
     path = artifacts.path(owner, digest)
-    if path is None:
+    if path is None or not touch_results(artifacts, owner, digest):
         return None
     if not isinstance(request, AuditRequest) or not isinstance(request.policy, Policy):
         return Published(digest, None)

@@ -55,6 +55,12 @@ class WorkerSettings(FetchLimits, TelemetrySettings):
     sandbox: SandboxMode = Field(
         default="best", description="required: refuse to work without every layer; best: use those there are; off: for tests"
     )
+    retention_days: float = Field(default=90.0, ge=0, description="jobs and reports that ended so long ago go; 0: never")
+    artifact_grace_s: float = Field(
+        default=7 * 86400.0, ge=60, description="artifacts that no job needs and nobody has used for so long go"
+    )
+    upload_life_s: float = Field(default=86400.0, ge=1, description="uploads that nobody has gone on with for so long go")
+    cleanup_s: float = Field(default=600.0, ge=1, description="how often one of the workers looks for what is to go")
     drain_s: float = Field(default=10.0, ge=0, le=86400, description="what a running audit gets to end after SIGTERM")
     log_audit_output: bool = Field(
         default=False, description="log all that a failed audit process wrote; values of the data may be among it"

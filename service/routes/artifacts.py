@@ -5,9 +5,8 @@ from typing import Annotated
 from fastapi import Header, Path, Request, Response
 
 from schemas.artifact import Artifact
-from schemas.errors import BadBody, DigestMismatch, InvalidRequest, NotFound, TooLarge, UnsupportedMedia
+from schemas.errors import BadBody, DigestMismatch, InvalidRequest, NotFound, QuotaExceeded, TooLarge, UnsupportedMedia
 from service.answers import answer_model
-from service.bodies import read_bounded
 from service.downloads import answer_file, open_artifact
 from service.identity import Owner
 from service.openapi import examples
@@ -31,12 +30,11 @@ HELD = answers_nothing(304, "The caller holds it.", "ETag")
     openapi_extra=takes_bytes("The file. It is hashed while it arrives and kept only if it is what the path names."),
     responses=answers(200, "It was stored before.", Artifact, examples.ARTIFACT)
     | answers(201, "It is stored.", Artifact, examples.ARTIFACT)
-    | refuses(BadBody, DigestMismatch, InvalidRequest, TooLarge, UnsupportedMedia),
+    | refuses(BadBody, DigestMismatch, InvalidRequest, QuotaExceeded, TooLarge, UnsupportedMedia),
 )
 async def put_artifact(sha256: Sha256, request: Request, owner: Owner, held: Held) -> Response:
     """Store a model or data file under its sha-256; sending it again changes nothing."""
-    chunks = read_bounded(request, held.settings.max_upload_bytes)
-    artifact, is_new = await receive_artifact(held.artifacts, owner, sha256, chunks)
+    artifact, is_new = await receive_artifact(held, owner, sha256, request)
     return answer_model(artifact, 201 if is_new else 200)
 
 

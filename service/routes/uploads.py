@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Header, Path, Request, Response
 
 from schemas.artifact import Artifact
-from schemas.errors import BadBody, Conflict, DigestMismatch, InvalidRequest, NotFound, TooLarge, UnsupportedMedia
+from schemas.errors import BadBody, Conflict, DigestMismatch, InvalidRequest, NotFound, QuotaExceeded, TooLarge, UnsupportedMedia
 from schemas.upload import UploadState
 from service.answers import answer_model
 from service.bodies import read_bounded
@@ -39,7 +39,7 @@ STATE = ("Upload-Offset", "Upload-Length", "Upload-Complete", "Upload-Limit")
     status_code=201,
     responses=answers(200, "The file is there already.", UploadState, previews.STORED_BEFORE, *STATE)
     | answers(201, "The upload; send the bytes to its Location.", UploadState, previews.UPLOAD, "Location", *STATE)
-    | refuses(InvalidRequest, TooLarge),
+    | refuses(InvalidRequest, QuotaExceeded, TooLarge),
 )
 async def post_upload(request: Request, owner: Owner, held: Held, upload_length: Length, repr_digest: Digest = None) -> Response:
     """Begin an upload of a file; with its digest, a file that the caller has stored before is not sent again."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from client.api import Client
-from client.errors import Refused, Unreachable
+from client.errors import ExitCode, Refused, Unreachable
 from client.uploading import RESUMABLE_BYTES
 from tests.client.conftest import Inside
 from tests.client.cutting import cutting
@@ -84,3 +84,15 @@ def test_breaking_a_file_twenty_times_keeps_digest_and_memory() -> None:
     unbroken, broken, two = (line.split() for line in ended.stdout.splitlines()[1:4])
     assert unbroken[-1] == broken[-1] == two[-1] == "right"
     assert broken[4] == "20"
+
+
+def test_audits_and_files_are_deleted_by_the_command(inside: Inside, client: Client, server: str) -> None:
+    digest = client.upload(Path("model.onnx")).rpartition(":")[2]
+    request = {"model": {"uri": f"artifact:sha256:{digest}"}, "data": {"uri": client.upload(Path("data.npz"))}, "fresh": True}
+    job = client.submit({**request, "labels": {"play": "leave"}})
+    assert inside("delete", job.id, "--server", server)[0] == ExitCode.USAGE
+    client.cancel(job.id)
+    code, _, shown = inside("delete", job.id, digest, "--server", server)
+    assert (code, shown.count("Deleted")) == (ExitCode.SUCCESS, 2)
+    assert not client.has_artifact(digest)
+    assert inside("delete", job.id, "--server", server)[0] == ExitCode.USAGE

@@ -47,6 +47,7 @@ GET  /metrics                      401 401 401 401 401 401  200 403 200 200  200
 PUT  /v1/artifacts/{sha256}        401 401 401 401 401 401  403 201 201 201  201 201
 HEAD /v1/artifacts/{sha256}        401 401 401 401 401 401  200 403 200 200  404 404
 GET  /v1/artifacts/{sha256}        401 401 401 401 401 401  200 403 200 200  404 404
+DELETE /v1/artifacts/{sha256}      401 401 401 401 401 401  403 409 409 409  404 404
 POST /v1/uploads                   401 401 401 401 401 401  403 201 201 201  201 201
 GET  /v1/uploads/{upload_id}       401 401 401 401 401 401  403 200 200 200  404 404
 PATCH /v1/uploads/{upload_id}      401 401 401 401 401 401  403 204 204 204  404 404
@@ -56,14 +57,17 @@ GET  /v1/audits                    401 401 401 401 401 401  200 403 200 200  200
 GET  /v1/audits/{audit_id}         401 401 401 401 401 401  200 403 200 200  404 404
 DELETE /v1/audits/{audit_id}       401 401 401 401 401 401  403 409 409 409  404 404
 GET  /v1/audits/{audit_id}/report  401 401 401 401 401 401  200 403 200 200  404 404
+DELETE /v1/audits/{audit_id}/report 401 401 401 401 401 401  403 409 409 409  404 404
 GET  /v1/audits/{audit_id}/verdict 401 401 401 401 401 401  200 403 200 200  404 404
 GET  /v1/audits/{audit_id}/events  401 401 401 401 401 401  200 403 200 200  404 404
 GET  /v1/audits/{audit_id}/deliveries 401 401 401 401 401 401  200 403 200 200  404 404
 GET  /v1/webhook-secret            401 401 401 401 401 401  403 403 403 404  404 404
 POST /v1/audits:plan               401 401 401 401 401 401  403 202 202 202  422 422
 GET  /v1/plans/{job_id}            401 401 401 401 401 401  202 403 202 202  404 404
+DELETE /v1/plans/{job_id}          401 401 401 401 401 401  403 409 409 409  404 404
 POST /v1/models:inspect            401 401 401 401 401 401  403 202 202 202  422 422
 GET  /v1/inspections/{job_id}      401 401 401 401 401 401  202 403 202 202  404 404
+DELETE /v1/inspections/{job_id}    401 401 401 401 401 401  403 409 409 409  404 404
 POST /v1/verdicts                  401 401 401 401 401 401  200 403 200 200  422 422
 POST /v1/keys                      401 401 401 401 401 401  403 403 403 201  403 201
 GET  /v1/keys                      401 401 401 401 401 401  403 403 403 200  200 200
@@ -123,6 +127,8 @@ class Scene:
         elif method == "PUT":
             content = {"content": f"sent by {caller}".encode()}
             places["sha256"] = compute_sha256(content["content"])
+        elif (method, route) == ("DELETE", "/v1/audits/{audit_id}/report"):
+            places["audit_id"] = self._post("/v1/audits", documents.build_request(fresh=True))
         elif route.startswith("/v1/uploads"):
             begun = self.http.post("/v1/uploads", headers={**self.show_key("admin"), "upload-length": "9"})
             places["upload_id"] = begun.json()["id"]

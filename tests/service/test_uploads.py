@@ -196,11 +196,11 @@ def test_who_gives_up_leaves_nothing(http: httpx2.Client, data_dir: Path) -> Non
     assert list(data_dir.rglob(f"*{path.rpartition('/')[2]}*")) == []
 
 
-def start_patch(url: str, path: str, offset: int) -> http.client.HTTPConnection:
+def start_patch(url: str, path: str, offset: int, **more: str) -> http.client.HTTPConnection:
     """Announce the rest of CONTENT and send nothing of it yet."""
     connection = http.client.HTTPConnection(str(urlsplit(url).hostname), urlsplit(url).port, timeout=10)
     connection.putrequest("PATCH", path)
-    for name, value in {**PARTIAL, "Upload-Offset": offset, "Content-Length": len(CONTENT) - offset}.items():
+    for name, value in {**PARTIAL, "Upload-Offset": offset, "Content-Length": len(CONTENT) - offset, **more}.items():
         connection.putheader(name, str(value))
     connection.endheaders()
     return connection
@@ -271,3 +271,10 @@ def test_one_upload_goes_on_at_another_process_after_a_kill(redis_url: str, stor
         first.wait()
         assert read_offset(two, path) == 2000
         assert patch(two, path, 2000, CONTENT[2000:]).json()["sha256"] == SHA256
+
+
+def test_who_asks_before_sending_is_told_the_offset_without_sending(url: str, http: httpx2.Client) -> None:
+    path = begin_new(http)
+    with closing(start_patch(url, path, 7, Expect="100-continue")) as asking:
+        answer = asking.getresponse()
+        assert (answer.status, answer.headers["upload-offset"]) == (409, "0")

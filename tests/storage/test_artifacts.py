@@ -31,7 +31,7 @@ def store(root: Path) -> FileArtifactStore:
 
 
 def find_files(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.is_file()]
+    return [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
 def run_python(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -241,3 +242,53 @@ def test_an_upload_whose_artifact_is_gone_is_gone(uploads: ResumableUploads, art
     assert path is not None
     path.unlink()
     assert uploads.find(OWNER, begun.id) is None
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from schemas.errors import Unavailable
+from storage.artifacts import FileArtifactStore
+from storage.resumable import ResumableUploads
+root, id = Path(sys.argv[1]), sys.argv[2]
+uploads = ResumableUploads(root, FileArtifactStore(root))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+with uploads.open("local", uploads.find("local", id)) as part:
+    try:
+        part.write(Path(sys.argv[3]).read_bytes())
+    except Unavailable as error:
+        print(error.faults[0].got)
+print(uploads.find("local", id).offset)
+"""
+
+
+def test_a_full_disk_keeps_what_fitted_and_the_upload_goes_on_when_there_is_room(
+    uploads: ResumableUploads, root: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "content"
+    source.write_bytes(CONTENT)
+    id = uploads.create(OWNER, len(CONTENT), SHA256).id
+    command = [sys.executable, "-c", FULL_DISK, str(root), id, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["File too large", "10000"]
+    append(uploads, id, len(CONTENT))
+    assert uploads.complete(OWNER, find(uploads, id)).sha256 == SHA256
+
+
+def test_an_upload_that_expires_under_a_writer_tells_it(uploads: ResumableUploads) -> None:
+    begun = uploads.create(OWNER, len(CONTENT), SHA256)
+    with uploads.open(OWNER, begun) as part:
+        part.write(CONTENT[:10])
+        assert uploads.expire(time.time() - 60) == 0
+        assert uploads.expire(time.time() + 60) == 1
+        with pytest.raises(NotFound):
+            part.write(CONTENT[10:])
+    assert uploads.find(OWNER, begun.id) is None
+
+
+def test_a_thousand_blocks_of_two_writers_in_turn_are_the_file(uploads: ResumableUploads) -> None:
+    """Each goes on where the other stopped, as two processes of the API do."""
+    id = uploads.create(OWNER, len(CONTENT), SHA256).id
+    for _ in range(0, len(CONTENT), 300):
+        append(uploads, id, 300)
+    assert uploads.complete(OWNER, find(uploads, id)).sha256 == SHA256

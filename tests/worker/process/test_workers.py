@@ -28,6 +28,7 @@ def server(tmp_path: Path) -> Iterator[RunningValkey]:
 @pytest.fixture
 def fleet(server: RunningValkey, tmp_path: Path) -> Iterator[Fleet]:
     settings = {"FAULTLINE_LEASE_S": str(LEASE_S), "FAULTLINE_DRAIN_S": "1", "FAULTLINE_JOB_MEMORY_BYTES": str(2**31)}
+    settings |= {"FAULTLINE_CLEANUP_S": "1", "FAULTLINE_ARTIFACT_GRACE_S": "3600"}
     with open_fleet(server, tmp_path, **settings) as opened:
         yield opened
     assert [command for command in find_processes(str(tmp_path)).values() if "valkey" not in command] == []
@@ -52,6 +53,17 @@ def start_job(fleet: Fleet, workers: int, misdeed: str = "measure_slowly") -> st
     job = post(fleet)
     fleet.wait_for_progress(job)
     return job
+
+
+def test_workers_remove_what_nobody_has_used_and_nothing_of_a_running_job(fleet: Fleet) -> None:
+    job = start_job(fleet, 2)
+    unused = fleet.artifacts.put_bytes(OWNER, b"unused")
+    paths = {entry.name: Path(entry.path) for _, entry in fleet.artifacts.walk(OWNER)}
+    for path in paths.values():
+        os.utime(path, (time.time() - 7200,) * 2)
+    eventually(lambda: not paths[unused].exists())
+    assert {entry.name for _, entry in fleet.artifacts.walk(OWNER)} == paths.keys() - {unused}
+    assert fleet.desk.get(job).state == "running"
 
 
 def test_killing_the_audit_process_costs_one_try(fleet: Fleet) -> None:
