@@ -6,8 +6,8 @@ Why no artifact that is needed can go, whatever runs at the same time:
    removal's threshold.
 2. The threshold is a grace time before the jobs were looked through. A job that was made since touches its files once more
    after it was made, and is refused if one is gone; so what it needs was used after the threshold.
-3. The threshold is also a grace time before the oldest live job was made. So the results that a worker has written and not
-   yet named were used after the threshold.
+3. The threshold is also a grace time before the first attempt began that still runs. So the results that a worker has written
+   and not yet named were used after the threshold; an attempt that lost its job cannot name any.
 """
 
 import logging
@@ -77,7 +77,7 @@ class Collector:
         for folder, entry in self._artifacts.walk():
             own = needs.get(folder, Needs())
             if entry.name not in own.live and entry.name not in own.kept:
-                before_s = min(now, own.live_since) - lifetimes.grace_s
+                before_s = min(now, own.writing_since) - lifetimes.grace_s
                 self._remove(Path(entry.path), before_s, collected)
         collected.uploads = self._uploads.expire(now - lifetimes.upload_s)
         return collected
@@ -109,8 +109,8 @@ class Collector:
         now_ns = self._read_next_tick_ns()
         own = self._read_needs(owner)
         for digest in digests - own.live - own.kept:
-            # What another job has used since, or may have, is left to `collect`.
-            self._artifacts.remove(owner, digest, min(now_ns, _to_ns(own.live_since - SKEW_S)))
+            # What another job has used since, or may have written, is left to `collect`.
+            self._artifacts.remove(owner, digest, min(now_ns, _to_ns(own.writing_since - SKEW_S)))
 
     def find_results(self, owner: str, report_sha256: str) -> set[str]:
         """Return the report's digest and those of its counterexamples."""
@@ -140,7 +140,7 @@ class Collector:
             )
             raise Conflict(Fault(what, where, "an artifact that no report needs", sha256, advice))
         # An audit that runs may have written it and not named it yet.
-        if not self._artifacts.remove(owner, sha256, min(now_ns, _to_ns(own.live_since - SKEW_S))):
+        if not self._artifacts.remove(owner, sha256, min(now_ns, _to_ns(own.writing_since - SKEW_S))):
             what, advice = "the artifact may be the result of an audit that has not ended", "Wait for the audit's end."
             raise Conflict(Fault(what, where, "one that nobody uses meanwhile", sha256, advice))
 

@@ -15,18 +15,21 @@ from storage.scripts import KEY_PREFIX
 
 DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
 COUNTEREXAMPLE: Final = re.compile(rb'"artifact":"sha256:([0-9a-f]{64})"')
-FIELDS: Final = ("owner", "state", "created_at", "ended_at", "report_sha256")
+FIELDS: Final = ("owner", "state", "created_at", "started_at", "ended_at", "report_sha256")
 BATCH: Final = 500
 NEVER: Final = float("inf")
 
 
 @dataclass(frozen=True)
 class JobTrace:
-    """What keeps artifacts of a job. Times are seconds since 1970; `ended_at` is None of a live job, which names `digests`."""
+    """What keeps artifacts of a job. Times are seconds since 1970; `ended_at` is None of a live job, which names `digests`.
+
+    `writing_since` is when the attempt began that may have written results which nothing names yet; None while nobody runs it.
+    """
 
     id: str
     owner: str
-    created_at: float
+    writing_since: float | None
     ended_at: float | None
     report_sha256: str | None
     digests: frozenset[str] = frozenset()
@@ -36,12 +39,12 @@ class JobTrace:
 class Needs:
     """The artifacts that an owner's jobs need: live ones, and ended ones whose record is kept.
 
-    A live job may be about to name more, none of which was touched before it was made: `live_since` is when the oldest was.
+    A running job may be about to name more, none of which was used before its attempt began; the first did at `writing_since`.
     """
 
     live: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
-    live_since: float = NEVER
+    writing_since: float = NEVER
 
 
 def find_jobs(client: redis.Redis) -> Iterator[JobTrace]:
@@ -73,7 +76,7 @@ class References:
         for job in jobs:
             own = needs.setdefault(name_folder(job.owner), Needs())
             if job.ended_at is None:
-                own.live_since = min(own.live_since, job.created_at)
+                own.writing_since = min(own.writing_since, NEVER if job.writing_since is None else job.writing_since)
                 own.live |= job.digests
             elif job.report_sha256 is not None:
                 own.kept |= {job.report_sha256} | self.find_counterexamples(job.owner, job.report_sha256)
@@ -119,17 +122,17 @@ def _read_batch(client: redis.Redis, keys: list[bytes]) -> Iterator[JobTrace]:
         for key in live:
             pipeline.hvals(key)
         named = dict(zip(live, pipeline.execute(), strict=True))
-    for key, (owner, state, created_at, ended_at, report) in zip(keys, found, strict=True):
+    for key, (owner, state, created_at, started_at, ended_at, report) in zip(keys, found, strict=True):
         if owner is None:  # removed meanwhile
             continue
         id = key.decode().rpartition(":")[2]
-        begun = int(created_at) / 1e6
         if _is_live(state):
             # Whatever field names it, in whatever way: also one of a newer program.
             digests = frozenset(word.decode() for value in named[key] for word in DIGEST.findall(value))
+            begun = None if state == b"queued" else int(started_at or created_at) / 1e6
             yield JobTrace(id, owner.decode(), begun, None, None, digests)
         else:
-            yield JobTrace(id, owner.decode(), begun, int(ended_at) / 1e6, report.decode() if report else None)
+            yield JobTrace(id, owner.decode(), None, int(ended_at) / 1e6, report.decode() if report else None)
 
 
 def _is_live(state: bytes) -> bool:

@@ -87,6 +87,7 @@ def test_breaking_a_file_twenty_times_keeps_digest_and_memory() -> None:
 
 
 def test_audits_and_files_are_deleted_by_the_command(inside: Inside, client: Client, server: str) -> None:
+    Path("model.onnx").write_bytes(os.urandom(100))  # jobs of other tests need the standing one
     digest = client.upload(Path("model.onnx")).rpartition(":")[2]
     request = {"model": {"uri": f"artifact:sha256:{digest}"}, "data": {"uri": client.upload(Path("data.npz"))}, "fresh": True}
     job = client.submit({**request, "labels": {"play": "leave"}})
