@@ -19,8 +19,11 @@ from service.routes.router import make_router
 router = make_router("audits")
 
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event that the caller has.")]
-EXAMPLE = 'retry: 1000\n\nid: 3\nevent: job\ndata: {"state": "running", ...}\n\n'
-CONTENT = {EVENTS: {"schema": {"type": "string"}, "example": EXAMPLE}}
+EXAMPLE = {"id": "3", "event": "job", "data": '{"state": "running", ...}'}
+_TEXT = {"type": "string"}
+EVENT = {"type": "object", "properties": {"id": _TEXT, "event": {"const": "job"}, "data": _TEXT}}
+"""One event, as tools read the schema of a stream; `data` is the job as JSON."""
+CONTENT = {EVENTS: {"schema": EVENT, "example": EXAMPLE}}
 STREAM: Responses = {200: {"description": "The job, now and after every change.", "content": CONTENT}}
 
 
