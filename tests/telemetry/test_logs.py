@@ -1,5 +1,6 @@
 import json
 import logging
+from collections.abc import Iterator
 from io import StringIO
 
 import pytest
@@ -20,6 +21,15 @@ SECRETS = [
     "X-Amz-Security-Token=s3cret",
     "https://a:s3cret@h/x then redis://b:s3cret@h and fl_k_s3cret",
 ]
+
+
+@pytest.fixture(autouse=True)
+def enabled() -> Iterator[None]:
+    """Let every level through, whatever an earlier test's command switched off for its process."""
+    before = logging.root.manager.disable
+    logging.disable(logging.NOTSET)
+    yield
+    logging.disable(before)
 
 
 @pytest.mark.parametrize("text", SECRETS)
