@@ -1,13 +1,27 @@
 """Policy: the rules a report is judged by. docs/contract.md describes every field."""
 
-from datetime import date
+import re
+from datetime import date, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from schemas.base import SCHEMA_VERSION, Fraction, Input, Norm, PositiveFloat, Scale, Sha256
 from schemas.limits import Along, Limit
 
+
+def _read_day(value: object) -> date:
+    """Return the day of `YYYY-MM-DD`, or a day as YAML reads it; pydantic would also take midnights and seconds since 1970."""
+    if isinstance(value, str) and DAY.fullmatch(value):
+        return date.fromisoformat(value)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    message = "give a day as YYYY-MM-DD"
+    raise ValueError(message)
+
+
+DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+Day = Annotated[date, BeforeValidator(_read_day)]
 Metric = Annotated[str, Field(min_length=1, max_length=64)]
 Text = Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -150,7 +164,7 @@ class Waiver(Input):
     scope: Text | None = None
     reason: Text
     owner: Text
-    expires: date
+    expires: Day
     model_sha256: Sha256 | None = None
 
 

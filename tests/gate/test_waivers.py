@@ -1,11 +1,14 @@
 """Waivers: by condition and scope, until a date, for one model if pinned; never for what could not be judged."""
 
+import json
 from datetime import date
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from gate.evaluate import evaluate
+from schemas.policy import Waiver
 from schemas.report import Report
 from schemas.verdict import Verdict
 from tests.gate.reports import MODEL_SHA256, REPORT_SHA256, build_changed, build_policy, build_report
@@ -79,3 +82,9 @@ def test_a_waiver_for_another_model_is_told() -> None:
     [reason] = judge({"model_sha256": "0" * 64}).reasons
     assert "does not count" in reason
     assert "0" * 64 in reason
+
+
+@pytest.mark.parametrize("day", ["2027-01-31T00:00:00", "20270131", 86400, None])
+def test_an_end_is_a_day_and_nothing_that_could_be_read_as_one(day: object) -> None:
+    with pytest.raises(ValidationError, match="YYYY-MM-DD"):
+        Waiver.model_validate_json(json.dumps({"condition": "c", "reason": "r", "owner": "o", "expires": day}))
