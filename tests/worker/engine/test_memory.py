@@ -1,5 +1,7 @@
 """Memory that runs out within the process: who notices, what is halved, what comes out."""
 
+import ctypes
+import gc
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ LARGE = 256 * MIB
 @contextmanager
 def limited_memory(more_bytes: int) -> Iterator[None]:
     """Let this process map `more_bytes` more than it has now."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier tests freed and the allocator still holds would come on top
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (read_data_bytes() + more_bytes, before[1]))
     try:

@@ -53,7 +53,7 @@ def fetch(fetcher: Fetcher, uri: str, sha256: str | None = None, told: Told | No
 
 
 def list_files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
 def test_a_file_becomes_an_artifact_of_its_owner(
